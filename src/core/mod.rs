@@ -1,0 +1,1 @@
+//! The product: switch, router and NAT as a deterministic function of state, input and time.

@@ -1,0 +1,1 @@
+//! What travels: bytes, the offsets found once at the door, and the offloads that ride along.

@@ -1,0 +1,2 @@
+//! The world: every file descriptor, clock and thread.
+pub mod sys;

@@ -1,0 +1,1 @@
+//! System calls, one family per file; the only place with `unsafe`.

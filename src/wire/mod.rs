@@ -1,0 +1,1 @@
+//! Bytes and their meaning: stateless formats, addresses and checksums.
