@@ -2,5 +2,6 @@
 
 pub mod command;
 pub mod conntrack;
+pub mod frag;
 pub mod port;
 pub mod time;
