@@ -63,8 +63,24 @@ pub mod ipv4 {
     pub const OFFSET_MASK: u16 = 0x1fff;
 }
 
+/// Offsets in an IPv6 header.
+pub mod ipv6 {
+    /// Length of what follows the header.
+    pub const PAYLOAD_LEN: usize = 4;
+    /// Protocol of what follows the header.
+    pub const NEXT_HEADER: usize = 6;
+    /// Source address.
+    pub const SRC: usize = 8;
+    /// Destination address.
+    pub const DST: usize = 24;
+    /// Header, bytes.
+    pub const LEN: usize = 40;
+}
+
 /// Offsets in a TCP header.
 pub mod tcp {
+    /// Sequence number.
+    pub const SEQ: usize = 4;
     /// Where the checksum lies: what virtio's `csum_offset` must say.
     pub const CHECKSUM: usize = 16;
     /// Header without options, bytes.
@@ -79,8 +95,12 @@ pub mod tcp {
     pub const SYN: u8 = 0x02;
     /// RST flag.
     pub const RST: u8 = 0x04;
+    /// PSH flag.
+    pub const PSH: u8 = 0x08;
     /// ACK flag.
     pub const ACK: u8 = 0x10;
+    /// CWR flag (RFC 3168).
+    pub const CWR: u8 = 0x80;
 }
 
 /// Offsets in a UDP header.
