@@ -150,13 +150,7 @@ pub struct Publication {
 #[serde(rename_all = "lowercase")]
 pub enum StaticRule {
     /// New flows to `dst:port` go to `to:to_port` instead.
-    Dnat {
-        proto: Transport,
-        dst: Addr,
-        port: u16,
-        to: Addr,
-        to_port: u16,
-    },
+    Dnat { proto: Transport, dst: Addr, port: u16, to: Addr, to_port: u16 },
     /// New flows from `source` leave the uplink as `to`; `to` counts as one of the uplink's own addresses.
     Snat { source: Cidr, to: Addr },
     /// Flows to `dst` leave without translation of their source (RFC 6888 REQ-6).
@@ -166,8 +160,6 @@ pub enum StaticRule {
 /// The uplink, from the core's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UplinkConfig {
-    /// The port that packets leave by.
-    pub port: PortId,
     /// pontoon's own address there: what sources are translated to.
     pub address: Addr,
     /// Bytes of IP packet.
@@ -192,16 +184,9 @@ pub enum Command {
     /// The port is gone: its addresses, learned stations, published ports and flows go with it.
     Detach { port: PortId },
     /// Publishes all of `ports` to the container, or none.
-    Publish {
-        name: String,
-        ifname: Option<String>,
-        ports: Vec<Publication>,
-    },
+    Publish { name: String, ifname: Option<String>, ports: Vec<Publication> },
     /// Withdraws all of `ports`, or none.
-    Unpublish {
-        name: String,
-        ports: Vec<Publication>,
-    },
+    Unpublish { name: String, ports: Vec<Publication> },
     /// Gives the core its uplink, or a new address for it; flows of the old address are dropped (R29).
     SetUplink(UplinkConfig),
     /// Adds a static rule.
@@ -223,6 +208,8 @@ pub enum Applied {
     Done,
     /// The endpoint's addresses.
     Reserved(Endpoint),
+    /// The uplink's port.
+    Uplink(PortId),
     /// How many flows were dropped.
     Flushed(usize),
 }
@@ -241,19 +228,10 @@ pub enum CommandError {
     Missing { what: &'static str, name: String },
     /// It is in use.
     #[error("{what} '{name}' is in use: {why}")]
-    Busy {
-        what: &'static str,
-        name: String,
-        why: String,
-    },
+    Busy { what: &'static str, name: String, why: String },
     /// Docker's words for a port that another publication holds (S60).
     #[error("Bind for {host_ip}:{port}/{proto} failed: port is already allocated by '{holder}'")]
-    PortAllocated {
-        host_ip: Addr,
-        port: u16,
-        proto: &'static str,
-        holder: String,
-    },
+    PortAllocated { host_ip: Addr, port: u16, proto: &'static str, holder: String },
     /// A bound was reached.
     #[error("{what}: the limit of {limit} is reached")]
     Full { what: &'static str, limit: usize },
@@ -434,5 +412,4 @@ pub struct StatsView {
     pub drops: Vec<(&'static str, u64)>,
     pub icmp_errors_sent: u64,
     pub icmp_errors_limited: u64,
-    pub fragments_held: usize,
 }

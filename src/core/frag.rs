@@ -105,13 +105,7 @@ pub fn read(frame: &Frame<'_>, zone: u32) -> Option<(Key, Extent)> {
     let header = frame.l3();
     let word = get16(header, ipv4::FRAGMENT);
     let start = u32::from(word & ipv4::OFFSET_MASK) * 8;
-    let key = Key {
-        src,
-        dst,
-        id: u32::from(get16(header, ipv4::ID)),
-        proto: layout.proto,
-        zone,
-    };
+    let key = Key { src, dst, id: u32::from(get16(header, ipv4::ID)), proto: layout.proto, zone };
     let extent = Extent {
         start,
         end: start + (layout.l3_end - layout.l4) as u32, // within a packet: at most 65,535
@@ -246,14 +240,7 @@ impl Table {
     }
 
     /// A first fragment came, whose transport header says `ports`. The caller has checked that this header is whole.
-    pub fn first(
-        &mut self,
-        key: Key,
-        ports: (u16, u16),
-        extent: Extent,
-        owner: PortId,
-        now: Instant,
-    ) -> First {
+    pub fn first(&mut self, key: Key, ports: (u16, u16), extent: Extent, owner: PortId, now: Instant) -> First {
         if extent.start != 0 || !extent.more {
             return First::Drop(Why::Malformed);
         }
@@ -267,24 +254,12 @@ impl Table {
         let Some(datagram) = self.datagrams.get_mut(&id) else {
             return First::Drop(Why::Full);
         };
-        datagram.state = State::Known {
-            ports,
-            first_end: extent.end,
-        };
-        First::Pass {
-            held: !datagram.held.is_empty(),
-        }
+        datagram.state = State::Known { ports, first_end: extent.end };
+        First::Pass { held: !datagram.held.is_empty() }
     }
 
     /// A later fragment came; `frame` is what is to be given back should it have to wait.
-    pub fn later(
-        &mut self,
-        key: Key,
-        extent: Extent,
-        owner: PortId,
-        frame: &[u8],
-        now: Instant,
-    ) -> Later {
+    pub fn later(&mut self, key: Key, extent: Extent, owner: PortId, frame: &[u8], now: Instant) -> Later {
         if extent.start == 0 {
             return Later::Drop(Why::Malformed);
         }
@@ -333,9 +308,7 @@ impl Table {
 
     /// When [`Table::expire`] has something to do.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.by_age
-            .first_key_value()
-            .map(|((deadline, _), _)| *deadline)
+        self.by_age.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
     /// Forgets what has waited for [`TIMEOUT`]. Nobody is told by ICMP: that is for the host that reassembles, which
@@ -530,11 +503,7 @@ impl Datagram {
             && from < end
         {
             let covered = from <= start && end <= to;
-            return Err(if covered {
-                Why::Duplicate
-            } else {
-                Why::Overlap
-            });
+            return Err(if covered { Why::Duplicate } else { Why::Overlap });
         }
         let touches_next = self.runs.get(next).is_some_and(|run| run.0 == end);
         let touches_previous = next > 0 && self.runs[next - 1].1 == start;

@@ -29,12 +29,7 @@ const MAX_HEADER: usize = 60;
 /// bytes of data, and for a fragment that reaches past the end of any datagram.
 ///
 /// Panics if `scratch` is shorter than [`BUFFER_LEN`].
-pub fn fragment(
-    frame: &mut Frame<'_>,
-    mtu: usize,
-    scratch: &mut [u8],
-    emit: &mut dyn FnMut(Frame<'_>),
-) -> usize {
+pub fn fragment(frame: &mut Frame<'_>, mtu: usize, scratch: &mut [u8], emit: &mut dyn FnMut(Frame<'_>)) -> usize {
     assert!(scratch.len() >= BUFFER_LEN, "scratch holds any packet");
     if frame.layout.kind != L3::V4 {
         return 0;
@@ -47,13 +42,9 @@ pub fn fragment(
     let mut buffer = Vec::new();
     let mut count = 0;
     frame.strip_link();
-    segment::for_each(
-        frame.out(),
-        Link::Ip,
-        Caps::PLAIN,
-        &mut buffer,
-        &mut |packet| count += cut(packet.packet(), mtu, scratch, emit),
-    );
+    segment::for_each(frame.out(), Link::Ip, Caps::PLAIN, &mut buffer, &mut |packet| {
+        count += cut(packet.packet(), mtu, scratch, emit)
+    });
     count
 }
 
@@ -89,11 +80,7 @@ fn cut(packet: &[u8], mtu: usize, scratch: &mut [u8], emit: &mut dyn FnMut(Frame
         let offset = ((base + at) / 8) as u16; // at most 65,535 / 8
         let total = (own.len() + end - at) as u16; // shorter than the packet
         put16(own, ipv4::TOTAL_LEN, total);
-        put16(
-            own,
-            ipv4::FRAGMENT,
-            word & !ipv4::OFFSET_MASK | more | offset,
-        );
+        put16(own, ipv4::FRAGMENT, word & !ipv4::OFFSET_MASK | more | offset);
         put16(own, ipv4::CHECKSUM, 0);
         let sum = !checksum::sum(own);
         put16(own, ipv4::CHECKSUM, sum);
@@ -114,9 +101,7 @@ fn later_header(header: &[u8]) -> ([u8; MAX_HEADER], usize) {
         let size = match (kind, options.get(1)) {
             (OPTION_END, _) => break,
             (OPTION_NOP, _) => 1,
-            (_, Some(&size)) if size >= 2 && usize::from(size) <= options.len() => {
-                usize::from(size)
-            }
+            (_, Some(&size)) if size >= 2 && usize::from(size) <= options.len() => usize::from(size),
             _ => break, // a list that cannot be read ends here
         };
         if kind & OPTION_COPIED != 0 {

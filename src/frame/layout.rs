@@ -128,9 +128,7 @@ impl Layout {
                 layout.ethertype = get16(bytes, start + 12);
                 layout.l3 = start + ETH_LEN;
                 for _ in 0..2 {
-                    if !matches!(layout.ethertype, ethertype::VLAN | ethertype::QINQ)
-                        || layout.l3 + 4 > end
-                    {
+                    if !matches!(layout.ethertype, ethertype::VLAN | ethertype::QINQ) || layout.l3 + 4 > end {
                         break;
                     }
                     layout.tagged = true;
@@ -149,13 +147,7 @@ impl Layout {
             _ => Ok(()),
         };
         if let Err(why) = network {
-            layout = Layout {
-                kind: L3::Malformed(why),
-                l3_end: end,
-                l4: end,
-                payload: end,
-                ..layout
-            };
+            layout = Layout { kind: L3::Malformed(why), l3_end: end, l4: end, payload: end, ..layout };
             layout.l4_kind = L4::None;
             layout.fragment = Fragment::None;
         }
@@ -165,10 +157,7 @@ impl Layout {
     /// Is there a transport header whose end is known?
     #[inline]
     pub fn has_transport(&self) -> bool {
-        matches!(
-            self.l4_kind,
-            L4::Tcp | L4::Udp | L4::IcmpQuery | L4::IcmpError | L4::IcmpOther
-        )
+        matches!(self.l4_kind, L4::Tcp | L4::Udp | L4::IcmpQuery | L4::IcmpError | L4::IcmpOther)
     }
 
     fn ipv4(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
@@ -254,13 +243,9 @@ impl Layout {
         }
         let l4 = &bytes[self.l4..self.l3_end];
         let (kind, header) = match (self.proto, self.kind) {
-            (proto::TCP, _) if l4.len() >= tcp::MIN_LEN => {
-                (L4::Tcp, usize::from(l4[tcp::DATA_OFFSET] >> 4) * 4)
-            }
+            (proto::TCP, _) if l4.len() >= tcp::MIN_LEN => (L4::Tcp, usize::from(l4[tcp::DATA_OFFSET] >> 4) * 4),
             (proto::UDP, _) if l4.len() >= udp::LEN => (L4::Udp, udp::LEN),
-            (proto::ICMP, L3::V4) if l4.len() >= icmp::LEN => {
-                (icmp_kind(l4[icmp::TYPE]), icmp::LEN)
-            }
+            (proto::ICMP, L3::V4) if l4.len() >= icmp::LEN => (icmp_kind(l4[icmp::TYPE]), icmp::LEN),
             (proto::TCP | proto::UDP, _) | (proto::ICMP, L3::V4) => (L4::Malformed, 0),
             _ => (L4::Other, 0),
         };
@@ -270,18 +255,9 @@ impl Layout {
                 let length = usize::from(get16(l4, udp::LENGTH));
                 length >= udp::LEN && (length <= l4.len() || self.fragment == Fragment::First)
             }
-            L4::IcmpQuery
-            | L4::IcmpError
-            | L4::IcmpOther
-            | L4::Other
-            | L4::None
-            | L4::Malformed => true,
+            L4::IcmpQuery | L4::IcmpError | L4::IcmpOther | L4::Other | L4::None | L4::Malformed => true,
         };
-        (self.l4_kind, self.payload) = if sound {
-            (kind, self.l4 + header)
-        } else {
-            (L4::Malformed, self.l4)
-        };
+        (self.l4_kind, self.payload) = if sound { (kind, self.l4 + header) } else { (L4::Malformed, self.l4) };
     }
 }
 

@@ -67,15 +67,9 @@ pub struct Caps {
 
 impl Caps {
     /// Takes everything.
-    pub const FULL: Caps = Caps {
-        vnet: true,
-        uso: true,
-    };
+    pub const FULL: Caps = Caps { vnet: true, uso: true };
     /// Takes nothing: whole frames with whole checksums.
-    pub const PLAIN: Caps = Caps {
-        vnet: false,
-        uso: false,
-    };
+    pub const PLAIN: Caps = Caps { vnet: false, uso: false };
 }
 
 /// What is known of the transport checksum.
@@ -130,12 +124,7 @@ impl<'a> Frame<'a> {
     /// Validates `buf[start..end]`, whose virtio header lies in the [`vnet::LEN`] bytes before `start`.
     ///
     /// `start` is at least [`HEADROOM`] for packets that may be forwarded.
-    pub fn parse(
-        buf: &'a mut [u8],
-        start: usize,
-        end: usize,
-        link: Link,
-    ) -> Result<Frame<'a>, Refused> {
+    pub fn parse(buf: &'a mut [u8], start: usize, end: usize, link: Link) -> Result<Frame<'a>, Refused> {
         debug_assert!(start >= HEADROOM && end <= buf.len() && start <= end);
         if end - start > MAX_LEN {
             return Err(Refused::TooLong);
@@ -154,14 +143,7 @@ impl<'a> Frame<'a> {
             }
         }
         let gso = settle_gso(&layout, end, checksum, &vnet)?;
-        Ok(Frame {
-            buf,
-            start,
-            end,
-            layout,
-            checksum,
-            gso,
-        })
+        Ok(Frame { buf, start, end, layout, checksum, gso })
     }
 
     /// Where things lie.
@@ -187,6 +169,12 @@ impl<'a> Frame<'a> {
     #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    /// All bytes from the link header on, as they would be transmitted now.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[self.start..self.end]
     }
 
     /// Destination of the Ethernet header. Only for frames that have one.
@@ -257,10 +245,9 @@ impl<'a> Frame<'a> {
     pub fn segments(&self) -> usize {
         match self.gso {
             Gso::None => 1,
-            Gso::Tcp { mss: size, .. } | Gso::Udp { size } => (self.layout.l3_end
-                - self.layout.payload)
-                .div_ceil(usize::from(size.get()))
-                .max(1),
+            Gso::Tcp { mss: size, .. } | Gso::Udp { size } => {
+                (self.layout.l3_end - self.layout.payload).div_ceil(usize::from(size.get())).max(1)
+            }
         }
     }
 
@@ -304,11 +291,7 @@ impl<'a> Frame<'a> {
     pub fn push_link(&mut self, dst: Mac, src: Mac) {
         self.start = self.layout.l3 - ETH_LEN;
         self.end = self.layout.l3_end;
-        let kind = if self.layout.kind == L3::V6 {
-            ethertype::IPV6
-        } else {
-            ethertype::IPV4
-        };
+        let kind = if self.layout.kind == L3::V6 { ethertype::IPV6 } else { ethertype::IPV4 };
         let header = &mut self.buf[self.start..];
         header[..6].copy_from_slice(&dst.0);
         header[6..12].copy_from_slice(&src.0);
@@ -320,9 +303,7 @@ impl<'a> Frame<'a> {
         let header = self.vnet();
         let from = self.start - vnet::LEN;
         header.write(&mut self.buf[from..]);
-        FrameOut {
-            bytes: &self.buf[from..self.end],
-        }
+        FrameOut { bytes: &self.buf[from..self.end] }
     }
 
     fn vnet(&self) -> VnetHeader {
@@ -339,11 +320,7 @@ impl<'a> Frame<'a> {
         match self.gso {
             Gso::None => {}
             Gso::Tcp { mss, ecn } => {
-                header.gso_type = if layout.kind == L3::V6 {
-                    gso::TCPV6
-                } else {
-                    gso::TCPV4
-                };
+                header.gso_type = if layout.kind == L3::V6 { gso::TCPV6 } else { gso::TCPV4 };
                 header.gso_type |= if ecn { gso::ECN } else { 0 };
                 header.gso_size = mss.get();
             }
@@ -393,9 +370,7 @@ fn checksum_offset(kind: L4) -> Option<usize> {
     match kind {
         L4::Tcp => Some(tcp::CHECKSUM),
         L4::Udp => Some(udp::CHECKSUM),
-        L4::IcmpQuery | L4::IcmpError | L4::IcmpOther | L4::Other | L4::None | L4::Malformed => {
-            None
-        }
+        L4::IcmpQuery | L4::IcmpError | L4::IcmpOther | L4::Other | L4::None | L4::Malformed => None,
     }
 }
 
@@ -422,22 +397,16 @@ fn complete_checksum(frame: &mut [u8], vnet: &VnetHeader) -> Result<(), Refused>
     Ok(())
 }
 
-fn settle_gso(
-    layout: &Layout,
-    end: usize,
-    checksum: L4Checksum,
-    vnet: &VnetHeader,
-) -> Result<Gso, Refused> {
+fn settle_gso(layout: &Layout, end: usize, checksum: L4Checksum, vnet: &VnetHeader) -> Result<Gso, Refused> {
     let kind = vnet.gso_type & !gso::ECN;
     if kind == gso::NONE {
         return Ok(Gso::None);
     }
     let size = NonZeroU16::new(vnet.gso_size).ok_or(Refused::Segmentation)?;
     let settled = match (kind, layout.kind, layout.l4_kind) {
-        (gso::TCPV4, L3::V4, L4::Tcp) | (gso::TCPV6, L3::V6, L4::Tcp) => Gso::Tcp {
-            mss: size,
-            ecn: vnet.gso_type & gso::ECN != 0,
-        },
+        (gso::TCPV4, L3::V4, L4::Tcp) | (gso::TCPV6, L3::V6, L4::Tcp) => {
+            Gso::Tcp { mss: size, ecn: vnet.gso_type & gso::ECN != 0 }
+        }
         (gso::UDP_L4, L3::V4 | L3::V6, L4::Udp) => Gso::Udp { size },
         _ => return Err(Refused::Segmentation),
     };
@@ -449,9 +418,5 @@ fn settle_gso(
     if payload.div_ceil(usize::from(size.get())) > MAX_SEGMENTS {
         return Err(Refused::TooManySegments);
     }
-    Ok(if payload <= usize::from(size.get()) {
-        Gso::None
-    } else {
-        settled
-    })
+    Ok(if payload <= usize::from(size.get()) { Gso::None } else { settled })
 }

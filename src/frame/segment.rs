@@ -95,11 +95,7 @@ fn cut(
         let partial = checksum::add(checksum::add(get16(l4, field), !whole_len), len);
         put16(l4, field, partial);
         let left = if caps.vnet {
-            VnetHeader {
-                gso_type: gso::NONE,
-                gso_size: 0,
-                ..*asked
-            }
+            VnetHeader { gso_type: gso::NONE, gso_size: 0, ..*asked }
         } else {
             complete(l4, field);
             VnetHeader::default()

@@ -130,10 +130,7 @@ mod tests {
 
     #[test]
     fn rfc_1071_example() {
-        assert_eq!(
-            sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
-            0xddf2
-        );
+        assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
     }
 
     #[test]
@@ -144,9 +141,7 @@ mod tests {
     #[test]
     fn udp_checksum_that_becomes_zero_is_sent_as_ffff() {
         // A field of 1 and a change of -1 would give 0.
-        let field = (1..=0xffff)
-            .find(|f| Delta::word(5, 9).apply(*f) == 0)
-            .expect("some field maps to zero");
+        let field = (1..=0xffff).find(|f| Delta::word(5, 9).apply(*f) == 0).expect("some field maps to zero");
         assert_eq!(Delta::word(5, 9).apply_udp(field), 0xffff);
     }
 

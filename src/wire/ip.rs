@@ -146,10 +146,7 @@ pub mod icmp {
     /// Is this a message about another packet, which it quotes (RFC 1122 3.2.2)?
     #[inline]
     pub fn is_error(kind: u8) -> bool {
-        matches!(
-            kind,
-            UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER
-        )
+        matches!(kind, UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER)
     }
 
     /// The request type that a query message belongs to, and whether the message is the reply: echo 8/0, timestamp

@@ -66,13 +66,7 @@ const _: () = assert!(size_of::<Flow>() == 192);
 impl Flow {
     /// A slot that holds no flow yet.
     pub(super) fn vacant() -> Flow {
-        let nothing = FiveTuple {
-            src: Addr::V4_UNSPECIFIED,
-            dst: Addr::V4_UNSPECIFIED,
-            sport: 0,
-            dport: 0,
-            proto: 0,
-        };
+        let nothing = FiveTuple { src: Addr::V4_UNSPECIFIED, dst: Addr::V4_UNSPECIFIED, sport: 0, dport: 0, proto: 0 };
         Flow {
             original: nothing,
             reply: nothing,
@@ -157,17 +151,12 @@ impl Flow {
     /// Microseconds; from this moment on the flow is gone.
     #[inline]
     pub(super) fn deadline(&self, timeouts: &[u64; Class::COUNT]) -> u64 {
-        self.refreshed
-            .micros()
-            .saturating_add(timeouts[self.class as usize])
+        self.refreshed.micros().saturating_add(timeouts[self.class as usize])
     }
 
     /// The flow as `conntrack -L` prints it (X18, S14, S22); `remaining` as [`super::Table::remaining`] says.
     pub fn line(&self, remaining: Duration) -> Line<'_> {
-        Line {
-            flow: self,
-            remaining,
-        }
+        Line { flow: self, remaining }
     }
 }
 

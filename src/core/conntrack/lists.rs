@@ -28,14 +28,8 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new() -> Node {
-        let nil = Link {
-            prev: NIL,
-            next: NIL,
-        };
-        Node {
-            links: [nil; 2],
-            queued: 0,
-        }
+        let nil = Link { prev: NIL, next: NIL };
+        Node { links: [nil; 2], queued: 0 }
     }
 
     pub(super) fn next(&self, chain: Chain) -> u32 {
@@ -55,10 +49,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    pub(super) const EMPTY: Ends = Ends {
-        head: NIL,
-        tail: NIL,
-    };
+    pub(super) const EMPTY: Ends = Ends { head: NIL, tail: NIL };
 
     pub(super) fn is_empty(&self) -> bool {
         self.head == NIL
@@ -66,10 +57,7 @@ impl Ends {
 
     /// Appends node `n`, which must be in no list of this chain.
     pub(super) fn push(&mut self, nodes: &mut [Node], chain: Chain, n: u32) {
-        nodes[n as usize].links[chain as usize] = Link {
-            prev: self.tail,
-            next: NIL,
-        };
+        nodes[n as usize].links[chain as usize] = Link { prev: self.tail, next: NIL };
         match self.tail {
             NIL => self.head = n,
             tail => nodes[tail as usize].links[chain as usize].next = n,

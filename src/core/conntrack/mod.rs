@@ -79,19 +79,14 @@ pub struct Tentative {
     pub reply: FiveTuple,
     /// Who is charged.
     pub owner: OwnerId,
-    /// The published-port rule that made it; 0 is none. For [`Table::remove_tag`].
+    /// The published-port rule that made it; 0 is none. For [`Table::remove_tags`].
     pub tag: u32,
 }
 
 impl Tentative {
     /// The flow of this packet, not translated and not yet marked.
     pub fn new(original: FiveTuple, owner: OwnerId) -> Tentative {
-        Tentative {
-            original,
-            reply: original.inverse(),
-            owner,
-            tag: 0,
-        }
+        Tentative { original, reply: original.inverse(), owner, tag: 0 }
     }
 }
 

@@ -243,14 +243,7 @@ impl Table {
 
     /// A packet of a known flow. `bytes` is what is counted for it.
     #[inline]
-    pub fn track(
-        &mut self,
-        id: FlowId,
-        dir: Direction,
-        l4: L4<'_>,
-        bytes: u64,
-        now: Instant,
-    ) -> Track {
+    pub fn track(&mut self, id: FlowId, dir: Direction, l4: L4<'_>, bytes: u64, now: Instant) -> Track {
         let Some(slot) = self.slot(id) else {
             return Track::Reopen;
         };
@@ -342,19 +335,8 @@ impl Table {
     }
 
     /// Makes a flow of a packet that [`admit`](Table::admit) let begin one, and that policy let pass.
-    pub fn commit(
-        &mut self,
-        tentative: Tentative,
-        l4: L4<'_>,
-        bytes: u64,
-        now: Instant,
-    ) -> Result<FlowId, Full> {
-        let Tentative {
-            original,
-            reply,
-            owner,
-            tag,
-        } = tentative;
+    pub fn commit(&mut self, tentative: Tentative, l4: L4<'_>, bytes: u64, now: Instant) -> Result<FlowId, Full> {
+        let Tentative { original, reply, owner, tag } = tentative;
         if original == reply || self.in_use(&original, now) || self.in_use(&reply, now) {
             self.stats.refused_clash += 1;
             return Err(Full::Clash);
@@ -414,10 +396,7 @@ impl Table {
         if original.proto == tuple::TCP {
             self.stats.tcp_states[state as usize] += 1;
         }
-        let account = self.owners.entry(owner).or_insert(Owner {
-            count: 0,
-            ranks: [Ends::EMPTY; Rank::COUNT],
-        });
+        let account = self.owners.entry(owner).or_insert(Owner { count: 0, ranks: [Ends::EMPTY; Rank::COUNT] });
         account.count += 1;
         account.ranks[Rank::Unreplied as usize].push(&mut self.nodes, Chain::Owner, slot);
         self.enqueue(slot, Rank::Unreplied);
@@ -445,28 +424,26 @@ impl Table {
     /// Removes all flows of an owner, in as many steps; returns how many there were.
     pub fn remove_owner(&mut self, owner: OwnerId) -> usize {
         let mut removed = 0;
-        while let Some(slot) = self.owners.get(&owner).and_then(|o| {
-            o.ranks
-                .iter()
-                .map(|ends| ends.head)
-                .find(|&head| head != NIL)
-        }) {
+        while let Some(slot) =
+            self.owners.get(&owner).and_then(|o| o.ranks.iter().map(|ends| ends.head).find(|&head| head != NIL))
+        {
             self.leave(slot, Leave::Removed);
             removed += 1;
         }
         removed
     }
 
-    /// Removes all flows with this tag; returns how many there were. Looks at the flows of `owner`, or at all.
-    pub fn remove_tag(&mut self, tag: u32, owner: Option<OwnerId>) -> usize {
-        let candidates: Vec<u32> = match owner {
-            Some(owner) => self.slots_of(owner),
-            None => (0..self.flows.len() as u32).collect(), // at most LIMIT_MAX
-        };
+    /// Removes the flows of these tags in one pass over the table; returns how many there were. For commands only: the
+    /// pass is as long as the table has ever been.
+    pub fn remove_tags(&mut self, mut tags: Vec<u32>) -> usize {
+        tags.sort_unstable();
+        if tags.is_empty() || self.stats.flows == 0 {
+            return 0;
+        }
         let mut removed = 0;
-        for slot in candidates {
+        for slot in 0..self.flows.len() as u32 {
             let flow = &self.flows[slot as usize];
-            if flow.tag == tag && !flow.is_free() {
+            if flow.tag != 0 && !flow.is_free() && tags.binary_search(&flow.tag).is_ok() {
                 self.leave(slot, Leave::Removed);
                 removed += 1;
             }
@@ -493,10 +470,7 @@ impl Table {
 
     /// When [`expire`](Table::expire) has something to do; `None` while there is no flow.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.busy_lists()
-            .map(|list| self.due(list))
-            .min()
-            .map(Instant::from_micros)
+        self.busy_lists().map(|list| self.due(list)).min().map(Instant::from_micros)
     }
 
     /// Collects flows that have expired, looking at no more than `budget`; returns how many went. Call it again while
@@ -541,17 +515,14 @@ impl Table {
 
     #[inline]
     fn find(&self, tuple: &FiveTuple, hash: u64) -> Option<(u32, Direction)> {
-        let found = self
-            .index
-            .find(hash, |&entry| entry_tuple(&self.flows, entry) == tuple)?;
+        let found = self.index.find(hash, |&entry| entry_tuple(&self.flows, entry) == tuple)?;
         Some((found >> 1, entry_direction(*found)))
     }
 
     fn index_insert(&mut self, tuple: &FiveTuple, entry: u32) {
         let hash = self.hash(tuple);
         let (key, flows) = (&self.key, &self.flows);
-        self.index
-            .insert_unique(hash, entry, |&e| key.hash_one(entry_tuple(flows, e)));
+        self.index.insert_unique(hash, entry, |&e| key.hash_one(entry_tuple(flows, e)));
     }
 
     fn index_remove(&mut self, tuple: &FiveTuple, entry: u32) {
@@ -689,9 +660,7 @@ impl Table {
 
     /// Microseconds: when the head of a list with members must be looked at.
     fn due(&self, list: usize) -> u64 {
-        self.nodes[self.lists[list].head as usize]
-            .queued
-            .saturating_add(self.micros[list % Class::COUNT])
+        self.nodes[self.lists[list].head as usize].queued.saturating_add(self.micros[list % Class::COUNT])
     }
 
     /// Looks at a flow's true deadline: it goes (true), or to the tail of its list.
@@ -724,9 +693,7 @@ impl Table {
         if self.expire(now, REVIEWS) > 0 {
             return true;
         }
-        [Rank::Unreplied, Rank::Closing, Rank::Unassured]
-            .into_iter()
-            .any(|rank| self.evict(rank))
+        [Rank::Unreplied, Rank::Closing, Rank::Unassured].into_iter().any(|rank| self.evict(rank))
             || self.sweep_assured(now)
     }
 
@@ -735,11 +702,7 @@ impl Table {
         let base = rank as usize * Class::COUNT;
         for attempt in 0.. {
             let oldest = (base..base + Class::COUNT)
-                .filter_map(|list| {
-                    self.nodes
-                        .get(self.lists[list].head as usize)
-                        .map(|n| (n.queued, list))
-                })
+                .filter_map(|list| self.nodes.get(self.lists[list].head as usize).map(|n| (n.queued, list)))
                 .min();
             let Some((queued, list)) = oldest else {
                 return false;
@@ -789,28 +752,13 @@ impl Table {
             }
         }
         for rank in [Rank::Unreplied, Rank::Closing, Rank::Unassured] {
-            let head = self
-                .owners
-                .get(&owner)
-                .map_or(NIL, |o| o.ranks[rank as usize].head);
+            let head = self.owners.get(&owner).map_or(NIL, |o| o.ranks[rank as usize].head);
             if head != NIL {
                 self.leave(head, Leave::Evicted(rank));
                 return true;
             }
         }
         false
-    }
-
-    fn slots_of(&self, owner: OwnerId) -> Vec<u32> {
-        let mut slots = Vec::new();
-        for ends in self.owners.get(&owner).iter().flat_map(|o| &o.ranks) {
-            let mut at = ends.head;
-            while at != NIL {
-                slots.push(at);
-                at = self.nodes[at as usize].next(Chain::Owner);
-            }
-        }
-        slots
     }
 }
 
@@ -853,9 +801,7 @@ fn first_class(proto: u8) -> Class {
 /// (`nf_conntrack_udp_packet`, `gre_packet`).
 fn answered_class(flow: &Flow, now: Instant) -> Class {
     match flow.original.proto {
-        tuple::UDP if flow.seen_reply() && now.since(flow.created) > UDP_STREAM_AGE => {
-            Class::UdpStream
-        }
+        tuple::UDP if flow.seen_reply() && now.since(flow.created) > UDP_STREAM_AGE => Class::UdpStream,
         tuple::GRE if flow.seen_reply() => Class::GreStream,
         proto => first_class(proto),
     }

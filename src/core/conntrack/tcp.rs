@@ -73,9 +73,7 @@ impl Segment {
     #[inline]
     pub fn parse(header: &[u8], payload_len: u32) -> Option<Segment> {
         let (fixed, rest) = header.split_first_chunk::<20>()?;
-        let word = |at: usize| {
-            u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
-        };
+        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         let options = usize::from(fixed[12] >> 4).checked_sub(5)? * 4;
         let ack = word(8);
         let mut segment = Segment {
@@ -231,10 +229,7 @@ impl State {
     /// Is the connection on its way out, so that it may be evicted (`tcp_can_early_drop`, X13)?
     #[inline]
     pub fn is_closing(self) -> bool {
-        matches!(
-            self,
-            State::FinWait | State::CloseWait | State::LastAck | State::TimeWait | State::Close
-        )
+        matches!(self, State::FinWait | State::CloseWait | State::LastAck | State::TimeWait | State::Close)
     }
 }
 
@@ -409,24 +404,14 @@ impl Tcp {
             tcp.flags[1] = guess;
             (end.wrapping_add(window), (0, guess))
         };
-        tcp.peers[0] = Peer {
-            end,
-            maxend,
-            maxwin: window,
-            maxack: 0,
-        };
+        tcp.peers[0] = Peer { end, maxend, maxwin: window, maxack: 0 };
         (tcp.scale[0], tcp.flags[0]) = flags;
         tcp
     }
 
     /// One segment. `nf_conntrack_tcp_packet` of Linux 6.18, after the check of flags.
     #[inline]
-    pub(super) fn packet(
-        &mut self,
-        dir: Direction,
-        segment: &Segment,
-        cx: &Context<'_>,
-    ) -> Outcome {
+    pub(super) fn packet(&mut self, dir: Direction, segment: &Segment, cx: &Context<'_>) -> Outcome {
         let kind = segment.kind();
         let (me, peer) = (dir as usize, dir.opposite() as usize);
         let mut old = self.state;
@@ -468,9 +453,7 @@ impl Tcp {
             }
             State::SynSent2 => self.last_flags |= seen::SIMULTANEOUS_OPEN,
             State::SynRecv
-                if dir == Direction::Reply
-                    && kind == Kind::Ack
-                    && self.last_flags & seen::SIMULTANEOUS_OPEN != 0 =>
+                if dir == Direction::Reply && kind == Kind::Ack && self.last_flags & seen::SIMULTANEOUS_OPEN != 0 =>
             {
                 new = State::Established;
             }
@@ -502,14 +485,12 @@ impl Tcp {
         }
 
         let of_state = Class::of(new);
-        let longer_than =
-            |class: Class| cx.timeouts[of_state as usize] > cx.timeouts[class as usize];
+        let longer_than = |class: Class| cx.timeouts[of_state as usize] > cx.timeouts[class as usize];
         let mut class = if self.retrans >= cx.max_retrans && longer_than(Class::MaxRetrans) {
             Class::MaxRetrans
         } else if kind == Kind::Rst {
             Class::Close
-        } else if (self.flags[me] | self.flags[peer]) & seen::UNACKNOWLEDGED != 0
-            && longer_than(Class::Unacknowledged)
+        } else if (self.flags[me] | self.flags[peer]) & seen::UNACKNOWLEDGED != 0 && longer_than(Class::Unacknowledged)
         {
             Class::Unacknowledged
         } else if self.last_win == 0 && longer_than(Class::MaxRetrans) {
@@ -526,9 +507,7 @@ impl Tcp {
             if kind == Kind::Syn && old == State::SynSent {
                 return Outcome::Ignore; // X08: or reuse of the port would keep a dead entry alive for ever
             }
-            if new == State::Established
-                && cx.timeouts[class as usize] > cx.timeouts[Class::Unacknowledged as usize]
-            {
+            if new == State::Established && cx.timeouts[class as usize] > cx.timeouts[Class::Unacknowledged as usize] {
                 class = Class::Unacknowledged; // picked up in mid-stream, not answered yet (X06)
             }
         } else if matches!(old, State::SynRecv | State::Established) && new == State::Established {
@@ -539,10 +518,7 @@ impl Tcp {
 
     /// Does this SYN-ACK answer a SYN that we ignored? Then both ends agree, and only we did not.
     fn answers_ignored_syn(&self, dir: Direction, kind: Kind, segment: &Segment) -> bool {
-        kind == Kind::SynAck
-            && self.last_kind == Kind::Syn
-            && self.last_dir != dir
-            && segment.ack == self.last_end
+        kind == Kind::SynAck && self.last_kind == Kind::Syn && self.last_dir != dir && segment.ack == self.last_end
     }
 
     /// Begins anew with the SYN that was ignored and remembered; the SYN-ACK against `dir` is yet to be looked at.
@@ -644,11 +620,7 @@ impl Tcp {
         let mut seq = segment.seq;
         let mut ack = segment.ack;
         let mut end = segment.end();
-        let mut sack = if self.flags[peer] & seen::SACK_PERM != 0 && segment.has(ACK) {
-            segment.sack
-        } else {
-            ack
-        };
+        let mut sack = if self.flags[peer] & seen::SACK_PERM != 0 && segment.has(ACK) { segment.sack } else { ack };
         let raw_window = u32::from(segment.window);
 
         if self.peers[me].maxwin == 0 {
@@ -696,25 +668,12 @@ impl Tcp {
         let ack_window = sender.maxwin.max(MAX_ACK_WINDOW);
         let recent_ack = after(sack, receiver.end.wrapping_sub(ack_window).wrapping_sub(1));
         let known_ack = before(sack, receiver.end.wrapping_add(1));
-        let recent_seq = receiver.maxwin == 0
-            || after(
-                end,
-                sender.end.wrapping_sub(receiver.maxwin).wrapping_sub(1),
-            );
-        let misfit = if liberal || self.flags[me] & seen::BE_LIBERAL != 0 {
-            Fit::Yes
-        } else {
-            Fit::No
-        };
+        let recent_seq = receiver.maxwin == 0 || after(end, sender.end.wrapping_sub(receiver.maxwin).wrapping_sub(1));
+        let misfit = if liberal || self.flags[me] & seen::BE_LIBERAL != 0 { Fit::Yes } else { Fit::No };
         // I
         if !before(seq, sender.maxend.wrapping_add(1)) {
             let overshot = end.wrapping_sub(sender.maxend).wrapping_add(1);
-            if receiver.maxwin != 0
-                && recent_seq
-                && recent_ack
-                && known_ack
-                && overshot <= receiver.maxwin
-            {
+            if receiver.maxwin != 0 && recent_seq && recent_ack && known_ack && overshot <= receiver.maxwin {
                 // More than was offered, by a little: some stacks do. Its acknowledgement must find us prepared.
                 self.peers[me].end = end;
                 self.flags[me] |= seen::UNACKNOWLEDGED;
@@ -731,15 +690,9 @@ impl Tcp {
             return Fit::Ignore;
         }
 
-        let window = if segment.has(SYN) {
-            raw_window
-        } else {
-            raw_window << self.scale[me]
-        };
+        let window = if segment.has(SYN) { raw_window } else { raw_window << self.scale[me] };
         let sender = &mut self.peers[me];
-        sender.maxwin = sender
-            .maxwin
-            .max(window.wrapping_add(sack.wrapping_sub(ack)));
+        sender.maxwin = sender.maxwin.max(window.wrapping_add(sack.wrapping_sub(ack)));
         let overrun = end.wrapping_sub(sender.maxend);
         let overran = after(end, sender.maxend);
         if after(end, sender.end) {

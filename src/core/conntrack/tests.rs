@@ -14,15 +14,7 @@ fn a_flow_is_found_under_both_tuples() {
         dport: 53,
         proto: tuple::UDP,
     };
-    let id = table
-        .commit(Tentative::new(original, OwnerId(1)), L4::Udp, 60, now)
-        .unwrap();
-    assert_eq!(
-        table.lookup(&original, now),
-        Some((id, Direction::Original))
-    );
-    assert_eq!(
-        table.lookup(&original.inverse(), now),
-        Some((id, Direction::Reply))
-    );
+    let id = table.commit(Tentative::new(original, OwnerId(1)), L4::Udp, 60, now).unwrap();
+    assert_eq!(table.lookup(&original, now), Some((id, Direction::Original)));
+    assert_eq!(table.lookup(&original.inverse(), now), Some((id, Direction::Reply)));
 }

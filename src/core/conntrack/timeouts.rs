@@ -143,9 +143,6 @@ mod tests {
     fn timeouts_survive_being_written_and_read() {
         let text = serde_json::to_string(&Timeouts::default()).unwrap();
         assert!(text.contains("\"gre_timeout_stream\":180"), "{text}");
-        assert_eq!(
-            serde_json::from_str::<Timeouts>(&text).unwrap(),
-            Timeouts::default()
-        );
+        assert_eq!(serde_json::from_str::<Timeouts>(&text).unwrap(), Timeouts::default());
     }
 }

@@ -57,13 +57,7 @@ impl FiveTuple {
     /// The tuple of the answer when nothing is translated.
     #[inline]
     pub fn inverse(&self) -> FiveTuple {
-        FiveTuple {
-            src: self.dst,
-            dst: self.src,
-            sport: self.dport,
-            dport: self.sport,
-            proto: self.proto,
-        }
+        FiveTuple { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, proto: self.proto }
     }
 
     /// The tuple of an ICMP or ICMPv6 query; `None` for every other type (errors among them, which belong to the flow
@@ -71,14 +65,7 @@ impl FiveTuple {
     ///
     /// The queries are those that `nf_conntrack_proto_icmp.c` lets begin a flow (echo, timestamp, information, address
     /// mask; I10), and ICMPv6 echo.
-    pub fn icmp_query(
-        src: Addr,
-        dst: Addr,
-        proto: u8,
-        kind: u8,
-        code: u8,
-        id: u16,
-    ) -> Option<(FiveTuple, Query)> {
+    pub fn icmp_query(src: Addr, dst: Addr, proto: u8, kind: u8, code: u8, id: u16) -> Option<(FiveTuple, Query)> {
         let (query, request) = match (proto, kind) {
             (ICMP, 8 | 13 | 15 | 17) | (ICMPV6, 128) => (Query::Request, kind),
             (ICMP, 0) => (Query::Reply, 8),
@@ -91,13 +78,7 @@ impl FiveTuple {
             Query::Request => (id, what),
             Query::Reply => (what, id),
         };
-        let tuple = FiveTuple {
-            src,
-            dst,
-            sport,
-            dport,
-            proto,
-        };
+        let tuple = FiveTuple { src, dst, sport, dport, proto };
         Some((tuple, query))
     }
 
@@ -166,34 +147,16 @@ mod tests {
     }
 
     fn tuple(src: &str, dst: &str, sport: u16, dport: u16, proto: u8) -> FiveTuple {
-        FiveTuple {
-            src: addr(src),
-            dst: addr(dst),
-            sport,
-            dport,
-            proto,
-        }
+        FiveTuple { src: addr(src), dst: addr(dst), sport, dport, proto }
     }
 
     #[test]
     fn tuple_reads_as_a_sentence() {
         for (t, want) in [
-            (
-                tuple("10.1.0.2", "192.0.2.1", 40000, 53, UDP),
-                "10.1.0.2:40000 -> 192.0.2.1:53 udp",
-            ),
-            (
-                tuple("2001:db8::2", "2001:db8::1", 1, 443, TCP),
-                "[2001:db8::2]:1 -> [2001:db8::1]:443 tcp",
-            ),
-            (
-                tuple("10.1.0.2", "192.0.2.1", 0, 0, GRE),
-                "10.1.0.2 -> 192.0.2.1 gre",
-            ),
-            (
-                tuple("10.1.0.2", "192.0.2.1", 0, 0, 50),
-                "10.1.0.2 -> 192.0.2.1 proto 50",
-            ),
+            (tuple("10.1.0.2", "192.0.2.1", 40000, 53, UDP), "10.1.0.2:40000 -> 192.0.2.1:53 udp"),
+            (tuple("2001:db8::2", "2001:db8::1", 1, 443, TCP), "[2001:db8::2]:1 -> [2001:db8::1]:443 tcp"),
+            (tuple("10.1.0.2", "192.0.2.1", 0, 0, GRE), "10.1.0.2 -> 192.0.2.1 gre"),
+            (tuple("10.1.0.2", "192.0.2.1", 0, 0, 50), "10.1.0.2 -> 192.0.2.1 proto 50"),
         ] {
             assert_eq!(t.to_string(), want);
         }
@@ -202,13 +165,9 @@ mod tests {
     #[test]
     fn reply_to_a_ping_has_the_inverse_tuple() {
         let (a, b) = (addr("10.1.0.2"), addr("192.0.2.1"));
-        for (proto, request, reply) in [
-            (ICMP, 8, 0),
-            (ICMP, 13, 14),
-            (ICMP, 15, 16),
-            (ICMP, 17, 18),
-            (ICMPV6, 128, 129),
-        ] {
+        for (proto, request, reply) in
+            [(ICMP, 8, 0), (ICMP, 13, 14), (ICMP, 15, 16), (ICMP, 17, 18), (ICMPV6, 128, 129)]
+        {
             let (asked, q) = FiveTuple::icmp_query(a, b, proto, request, 0, 77).unwrap();
             let (answered, r) = FiveTuple::icmp_query(b, a, proto, reply, 0, 77).unwrap();
             assert_eq!((q, r), (Query::Request, Query::Reply));

@@ -18,14 +18,7 @@ fn later_fragments_have_the_ports_of_the_first() {
 #[test]
 fn three_fragments_pass_in_all_six_orders() {
     let pieces = [(0, 1480), (1480, 2960), (2960, 3000)];
-    for order in [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ] {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let mut table = table();
         let mut passed = Vec::new();
         let mut waiting = Vec::new();
@@ -71,15 +64,9 @@ fn whole_datagram_is_forgotten_at_once_and_its_id_can_come_again() {
 fn duplicate_is_dropped_alone() {
     let mut table = table();
     first(&mut table, A, 1, 0..1480);
-    assert_eq!(
-        first(&mut table, A, 1, 0..1480),
-        First::Drop(Why::Duplicate)
-    );
+    assert_eq!(first(&mut table, A, 1, 0..1480), First::Drop(Why::Duplicate));
     later(&mut table, A, 1, 1480..2960, true);
-    assert_eq!(
-        later(&mut table, A, 1, 1480..2960, true),
-        Later::Drop(Why::Duplicate)
-    );
+    assert_eq!(later(&mut table, A, 1, 1480..2960, true), Later::Drop(Why::Duplicate));
     assert_eq!(later(&mut table, A, 1, 2960..3000, false), KNOWN);
 }
 
@@ -112,10 +99,7 @@ fn fragments_held_by_an_overlapped_datagram_are_dropped_and_counted() {
     assert_eq!(later(&mut table, A, 1, 2952..4440, true), OVERLAP);
     assert_eq!(first(&mut table, A, 1, 0..1480), First::Drop(Why::Overlap));
     assert_eq!(table.take_held(key(1), A), Vec::<Held>::new());
-    assert_eq!(
-        table.take_given_up().into_iter().collect::<Vec<_>>(),
-        [((A, GivenUp::Overlapped), 2)]
-    );
+    assert_eq!(table.take_given_up().into_iter().collect::<Vec<_>>(), [((A, GivenUp::Overlapped), 2)]);
     assert_eq!(table.total, DATAGRAM_PRICE);
 }
 
@@ -154,10 +138,7 @@ fn impossible_extents_are_refused() {
 
 #[test]
 fn tcp_header_spread_over_fragments_is_refused() {
-    let tcp = Key {
-        proto: proto::TCP,
-        ..key(1)
-    };
+    let tcp = Key { proto: proto::TCP, ..key(1) };
     let mut table = table();
     for end in [8, 16] {
         let tiny = table.first(tcp, PORTS, extent(0..end, true), A, NOW);
@@ -177,18 +158,12 @@ fn fragments_wait_30_seconds_exactly() {
     assert_eq!(table.next_timeout(), Some(deadline));
     let before = deadline - Duration::from_micros(1);
     table.expire(before);
-    assert_eq!(
-        table.first(key(1), PORTS, extent(0..1480, true), A, before),
-        First::Pass { held: true }
-    );
+    assert_eq!(table.first(key(1), PORTS, extent(0..1480, true), A, before), First::Pass { held: true });
     // The clock began with the first arrival, whichever that was.
     table.expire(deadline);
     assert_empty(&table);
     assert_eq!(table.next_timeout(), None);
-    assert_eq!(
-        table.take_given_up().into_iter().collect::<Vec<_>>(),
-        [((A, GivenUp::TimedOut), 1)]
-    );
+    assert_eq!(table.take_given_up().into_iter().collect::<Vec<_>>(), [((A, GivenUp::TimedOut), 1)]);
 }
 
 #[test]
@@ -204,10 +179,7 @@ fn same_id_in_another_zone_protocol_or_port_is_another_datagram() {
     let mut table = table();
     first(&mut table, A, 1, 0..1480);
     let zone = Key { zone: 9, ..key(1) };
-    let proto = Key {
-        proto: proto::ICMP,
-        ..key(1)
-    };
+    let proto = Key { proto: proto::ICMP, ..key(1) };
     for (key, owner) in [(zone, A), (proto, A), (key(1), B)] {
         let answer = table.later(key, extent(1480..1500, false), owner, &[], NOW);
         assert_eq!(answer, Later::Held, "{key:?} {owner}");
@@ -227,15 +199,9 @@ fn orphans_of_one_container_evict_nobody_elses() {
     assert_eq!(later(&mut table, B, 2, 1480..2960, true), KNOWN);
     assert_eq!(table.take_held(key(1), B).len(), 1);
     let gone: Vec<_> = table.take_given_up().into_iter().collect();
-    assert!(
-        matches!(gone[..], [((A, GivenUp::Evicted), n)] if n > 90_000),
-        "{gone:?}"
-    );
+    assert!(matches!(gone[..], [((A, GivenUp::Evicted), n)] if n > 90_000), "{gone:?}");
     // The newest orphans are those that are left.
-    assert_eq!(
-        first(&mut table, A, 99_999, 0..1480),
-        First::Pass { held: true }
-    );
+    assert_eq!(first(&mut table, A, 99_999, 0..1480), First::Pass { held: true });
 }
 
 #[test]
@@ -252,34 +218,12 @@ fn full_table_takes_from_who_uses_most() {
     for id in 0..20 {
         for i in (1..=44).rev() {
             let (start, end) = (i * 1480, (i + 1) * 1480);
-            let answer = table.later(
-                key(id),
-                extent(start..end.min(65_000), i < 43),
-                B,
-                &[0; 1500],
-                NOW,
-            );
+            let answer = table.later(key(id), extent(start..end.min(65_000), i < 43), B, &[0; 1500], NOW);
             let dead = i == 44; // 65,120 on: past the end
-            assert_eq!(
-                answer,
-                if dead {
-                    Later::Drop(Why::Malformed)
-                } else {
-                    Later::Held
-                }
-            );
-            later(
-                &mut table,
-                PortId(10),
-                5_000 + id * 100 + i,
-                1480..2960,
-                true,
-            );
+            assert_eq!(answer, if dead { Later::Drop(Why::Malformed) } else { Later::Held });
+            later(&mut table, PortId(10), 5_000 + id * 100 + i, 1480..2960, true);
         }
-        assert_eq!(
-            first(&mut table, B, id, 0..1480),
-            First::Pass { held: true }
-        );
+        assert_eq!(first(&mut table, B, id, 0..1480), First::Pass { held: true });
         assert_eq!(table.take_held(key(id), B).len(), 43);
     }
     assert!(!table.take_given_up().contains_key(&(B, GivenUp::Evicted)));
@@ -293,10 +237,7 @@ fn one_datagram_holds_no_more_than_its_fragments() {
         assert_eq!(later(&mut table, A, 1, start..start + 8, true), Later::Held);
     }
     let start = (MAX_HELD as u32 + 1) * 8;
-    assert_eq!(
-        later(&mut table, A, 1, start..start + 8, true),
-        Later::Drop(Why::TooMany)
-    );
+    assert_eq!(later(&mut table, A, 1, start..start + 8, true), Later::Drop(Why::TooMany));
 }
 
 #[test]
@@ -307,10 +248,7 @@ fn one_datagram_has_no_more_gaps_than_we_count() {
         assert_eq!(later(&mut table, A, 1, i * 16..i * 16 + 8, true), KNOWN);
     }
     let start = MAX_RUNS as u32 * 16;
-    assert_eq!(
-        later(&mut table, A, 1, start..start + 8, true),
-        Later::Drop(Why::TooMany)
-    );
+    assert_eq!(later(&mut table, A, 1, start..start + 8, true), Later::Drop(Why::TooMany));
     assert_eq!(later(&mut table, A, 1, 8..16, true), KNOWN, "closes a gap");
 }
 
@@ -331,22 +269,15 @@ fn what_belongs_to_a_removed_port_is_forgotten() {
 fn fragment_is_read_off_its_header() {
     let mut buf = vec![0; crate::frame::BUFFER_LEN];
     let at = crate::frame::HEADROOM;
-    buf[at..at + 20].copy_from_slice(&[
-        0x45, 0, 0, 28, 0x12, 0x34, 0x20, 0xb9, 64, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 1,
-    ]);
+    buf[at..at + 20]
+        .copy_from_slice(&[0x45, 0, 0, 28, 0x12, 0x34, 0x20, 0xb9, 64, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 1]);
     let sum = !crate::wire::checksum::sum(&buf[at..at + 20]);
     buf[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
     let frame = Frame::parse(&mut buf, at, at + 28, crate::frame::Link::Ip).unwrap();
     assert_eq!(
         read(&frame, 3),
         Some((
-            Key {
-                src: Addr::v4([192, 0, 2, 1]),
-                dst: Addr::v4([198, 51, 100, 1]),
-                id: 0x1234,
-                proto: 17,
-                zone: 3,
-            },
+            Key { src: Addr::v4([192, 0, 2, 1]), dst: Addr::v4([198, 51, 100, 1]), id: 0x1234, proto: 17, zone: 3 },
             extent(0xb9 * 8..0xb9 * 8 + 8, true)
         ))
     );
@@ -423,48 +354,22 @@ fn table() -> Table {
 }
 
 fn key(id: u32) -> Key {
-    Key {
-        src: Addr::v4([172, 17, 0, 2]),
-        dst: Addr::v4([192, 0, 2, 1]),
-        id,
-        proto: proto::UDP,
-        zone: 0,
-    }
+    Key { src: Addr::v4([172, 17, 0, 2]), dst: Addr::v4([192, 0, 2, 1]), id, proto: proto::UDP, zone: 0 }
 }
 
 fn extent(range: std::ops::Range<u32>, more: bool) -> Extent {
-    Extent {
-        start: range.start,
-        end: range.end,
-        more,
-    }
+    Extent { start: range.start, end: range.end, more }
 }
 
 fn first(table: &mut Table, owner: PortId, id: u32, range: std::ops::Range<u32>) -> First {
     table.first(key(id), PORTS, extent(range, true), owner, NOW)
 }
 
-fn later(
-    table: &mut Table,
-    owner: PortId,
-    id: u32,
-    range: std::ops::Range<u32>,
-    more: bool,
-) -> Later {
+fn later(table: &mut Table, owner: PortId, id: u32, range: std::ops::Range<u32>, more: bool) -> Later {
     table.later(key(id), extent(range, more), owner, &[0; 100], NOW)
 }
 
 fn assert_empty(table: &Table) {
-    assert_eq!(
-        (
-            table.datagrams.len(),
-            table.by_age.len(),
-            table.by_owner.len()
-        ),
-        (0, 0, 0)
-    );
-    assert_eq!(
-        (table.used.len(), table.by_use.len(), table.total),
-        (0, 0, 0)
-    );
+    assert_eq!((table.datagrams.len(), table.by_age.len(), table.by_owner.len()), (0, 0, 0));
+    assert_eq!((table.used.len(), table.by_use.len(), table.total), (0, 0, 0));
 }
