@@ -59,7 +59,8 @@ pub enum NetnsError {
     },
 }
 
-const NOT_OWNER: &str = "it belongs to the user namespace of somebody else; run pontoon as the user who made it";
+const NOT_OWNER: &str =
+    "it belongs to the user namespace of somebody else; run pontoon as the user who made it";
 const NO_CAPABILITY: &str = "its user namespace is the one we are in, and there we have no CAP_SYS_ADMIN; run pontoon as root, or in a user namespace of your own (unshare -r)";
 const OUTSIDE: &str = "it belongs to a user namespace outside of ours; run pontoon there";
 const HIDDEN: &str = "its process belongs to another user; run pontoon as that user";
@@ -77,10 +78,12 @@ impl Netns {
         // Not blocking: a FIFO of this name would hold us for ever.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|reason| match reason {
-            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP => NetnsError::Missing {
-                path: path.into(),
-                reason,
-            },
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP => {
+                NetnsError::Missing {
+                    path: path.into(),
+                    reason,
+                }
+            }
             // An unreadable /proc/PID/ns/net is EACCES, a file of a foreign mode too.
             Errno::ACCESS | Errno::PERM if path.starts_with("/proc") => NetnsError::Foreign {
                 target: path.display().to_string(),
@@ -102,20 +105,29 @@ impl Netns {
 
     /// The network namespace of a process, and a pidfd of that very process.
     pub fn open_pid(pid: i32) -> Result<(Self, OwnedFd), NetnsError> {
-        let known = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(NetnsError::NoProcess { pid })?;
-        let pidfd = rustix::process::pidfd_open(known, PidfdFlags::empty()).map_err(|reason| match reason {
-            Errno::SRCH | Errno::INVAL => NetnsError::NoProcess { pid },
-            reason => NetnsError::Other {
-                what: "watch",
-                target: format!("process {pid}"),
-                reason,
-            },
-        })?;
+        let known = Pid::from_raw(pid)
+            .filter(|_| pid > 0)
+            .ok_or(NetnsError::NoProcess { pid })?;
+        let pidfd =
+            rustix::process::pidfd_open(known, PidfdFlags::empty()).map_err(
+                |reason| match reason {
+                    Errno::SRCH | Errno::INVAL => NetnsError::NoProcess { pid },
+                    reason => NetnsError::Other {
+                        what: "watch",
+                        target: format!("process {pid}"),
+                        reason,
+                    },
+                },
+            )?;
         let netns = match Self::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
             Err(NetnsError::Missing { .. }) => return Err(NetnsError::NoProcess { pid }),
             Err(NetnsError::Foreign { uid, reason, .. }) => {
                 let target = format!("of process {pid}");
-                return Err(NetnsError::Foreign { target, uid, reason });
+                return Err(NetnsError::Foreign {
+                    target,
+                    uid,
+                    reason,
+                });
             }
             other => other?,
         };
@@ -160,7 +172,8 @@ impl Netns {
                 reason,
             }
         };
-        let join = |fd: BorrowedFd<'_>, kind| rustix::thread::move_into_link_name_space(fd, Some(kind));
+        let join =
+            |fd: BorrowedFd<'_>, kind| rustix::thread::move_into_link_name_space(fd, Some(kind));
         match join(self.fd.as_fd(), LinkNameSpaceType::Network) {
             Err(Errno::PERM) => {}
             done => return done.map_err(other("enter the network namespace")),
@@ -213,9 +226,12 @@ fn id_of(stat: &rustix::fs::Stat) -> NetnsId {
 }
 
 fn is_network_namespace(fd: &OwnedFd) -> bool {
-    let on_nsfs = rustix::fs::fstatfs(fd).is_ok_and(|fs| i128::from(fs.f_type) == i128::from(libc::NSFS_MAGIC));
+    let on_nsfs = rustix::fs::fstatfs(fd)
+        .is_ok_and(|fs| i128::from(fs.f_type) == i128::from(libc::NSFS_MAGIC));
     // SAFETY: NS_GET_NSTYPE takes nothing and answers with its return value; only asked of a file of the nsfs.
-    on_nsfs && unsafe { ioctl::ioctl(fd, Answer::<{ libc::NS_GET_NSTYPE as Opcode }>) } == Ok(libc::CLONE_NEWNET)
+    on_nsfs
+        && unsafe { ioctl::ioctl(fd, Answer::<{ libc::NS_GET_NSTYPE as Opcode }>) }
+            == Ok(libc::CLONE_NEWNET)
 }
 
 fn owner(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
@@ -244,7 +260,10 @@ unsafe impl<const OPCODE: Opcode> ioctl::Ioctl for Answer<OPCODE> {
         std::ptr::null_mut()
     }
 
-    unsafe fn output_from_ptr(answer: IoctlOutput, _: *mut core::ffi::c_void) -> rustix::io::Result<i32> {
+    unsafe fn output_from_ptr(
+        answer: IoctlOutput,
+        _: *mut core::ffi::c_void,
+    ) -> rustix::io::Result<i32> {
         Ok(answer)
     }
 }
@@ -252,7 +271,10 @@ unsafe impl<const OPCODE: Opcode> ioctl::Ioctl for Answer<OPCODE> {
 /// Puts the process, which must have one thread, into a new user namespace in which it is root and has every
 /// capability. The one id outside is the caller's own.
 pub fn unshare_user() -> io::Result<()> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     unshare(UnshareFlags::NEWUSER)?;
     // user_namespaces(7): without CAP_SETGID outside, setgroups must be given up before a gid may be mapped.
     std::fs::write("/proc/self/setgroups", "deny")?;
@@ -269,7 +291,10 @@ pub fn unshare_net() -> io::Result<()> {
 pub fn unshare_mounts() -> io::Result<()> {
     use rustix::mount::{MountPropagationFlags, mount_change};
     unshare(UnshareFlags::NEWNS)?;
-    Ok(mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?)
+    Ok(mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )?)
 }
 
 /// Gives the current network namespace a name as `ip netns add` does: its nsfs file mounted on a new file `path`.

@@ -37,7 +37,8 @@ pub fn fork(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> u8) -> io::Result<Ch
         0 => {
             close_all_but(keep);
             // A panic must not unwind into the parent's frames, which this process has a copy of.
-            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(PANICKED);
+            let code =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(PANICKED);
             // SAFETY: _exit has no conditions. `exit` would run the parent's atexit handlers and flush its buffers twice.
             unsafe { libc::_exit(code.into()) }
         }
@@ -59,7 +60,10 @@ impl Child {
     }
 
     pub fn kill(&self) -> io::Result<()> {
-        Ok(rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL)?)
+        Ok(rustix::process::pidfd_send_signal(
+            &self.pidfd,
+            Signal::KILL,
+        )?)
     }
 
     /// Waits for the end at most this long; `None`: it still runs.
@@ -131,7 +135,10 @@ pub fn is_single_threaded() -> io::Result<bool> {
 }
 
 fn close_all_but(keep: &[BorrowedFd<'_>]) {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    let mut keep: Vec<u32> = keep
+        .iter()
+        .map(|fd| fd.as_raw_fd().unsigned_abs())
+        .collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.into_iter().filter(|&fd| fd >= 3).chain([u32::MAX]) {
@@ -152,7 +159,10 @@ mod tests {
     fn a_process_with_threads_does_not_fork() {
         let (stop, wait) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            #[expect(clippy::disallowed_methods, reason = "the claim is about a second thread")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the claim is about a second thread"
+            )]
             scope.spawn(move || wait.recv().is_err());
             let error = fork(&[], || 0).expect_err("two threads at least");
             assert_eq!(Errno::from_io_error(&error), Some(Errno::BUSY));

@@ -112,7 +112,9 @@ pub enum TunError {
         "the file descriptor handed over is not an attached TUN or TAP device ({reason}); hand over one on which TUNSETIFF was done"
     )]
     NotTun { reason: Errno },
-    #[error("the file descriptor handed over is {name}, a {found} device, where a {wanted} is needed")]
+    #[error(
+        "the file descriptor handed over is {name}, a {found} device, where a {wanted} is needed"
+    )]
     WrongKind {
         name: String,
         wanted: Kind,
@@ -159,7 +161,8 @@ impl Device {
                 reason,
             },
         })?;
-        let vnet = header == Header::Vnet && features(&fd).is_ok_and(|f| f & libc::IFF_VNET_HDR != 0);
+        let vnet =
+            header == Header::Vnet && features(&fd).is_ok_and(|f| f & libc::IFF_VNET_HDR != 0);
         let mut flags = kind.flag() | libc::IFF_NO_PI;
         if vnet {
             flags |= libc::IFF_VNET_HDR;
@@ -171,9 +174,19 @@ impl Device {
                 Errno::INVAL if exists(&name) => TunError::Taken { kind, name },
                 Errno::PERM | Errno::ACCESS => {
                     let exists = exists(&name);
-                    TunError::Forbidden { kind, name, exists, uid }
+                    TunError::Forbidden {
+                        kind,
+                        name,
+                        exists,
+                        uid,
+                    }
                 }
-                reason => TunError::Other { kind, name, call: "TUNSETIFF", reason },
+                reason => TunError::Other {
+                    kind,
+                    name,
+                    call: "TUNSETIFF",
+                    reason,
+                },
             }
         })?;
         Self::settle(fd, kind, name.to_owned(), vnet)
@@ -185,9 +198,17 @@ impl Device {
     /// virtio header is read from the device and kept.
     pub fn adopt(fd: OwnedFd, wanted: Kind) -> Result<Self, TunError> {
         let (name, flags) = identify(&fd).map_err(|reason| TunError::NotTun { reason })?;
-        let found = if flags & libc::IFF_TAP != 0 { Kind::Tap } else { Kind::Tun };
+        let found = if flags & libc::IFF_TAP != 0 {
+            Kind::Tap
+        } else {
+            Kind::Tun
+        };
         if found != wanted {
-            return Err(TunError::WrongKind { name, wanted, found });
+            return Err(TunError::WrongKind {
+                name,
+                wanted,
+                found,
+            });
         }
         let prepare = || {
             let status = rustix::fs::fcntl_getfl(&fd)?;
@@ -211,9 +232,13 @@ impl Device {
             call,
             reason,
         };
-        let mut caps = Caps { vnet, ..Caps::default() };
+        let mut caps = Caps {
+            vnet,
+            ..Caps::default()
+        };
         if vnet {
-            set_vnet_header_len(&fd, VNET_HEADER_LEN as i32).map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
+            set_vnet_header_len(&fd, VNET_HEADER_LEN as i32)
+                .map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
             let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
             let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
             // An unknown bit is EINVAL, so the kernel's age shows here and nowhere else.
@@ -228,7 +253,12 @@ impl Device {
         } else {
             set_offload(&fd, 0).map_err(|e| failed("TUNSETOFFLOAD", e))?;
         }
-        Ok(Self { fd, kind, name, caps })
+        Ok(Self {
+            fd,
+            kind,
+            name,
+            caps,
+        })
     }
 
     pub fn kind(&self) -> Kind {
@@ -299,14 +329,21 @@ pub fn is_valid_name(name: &str) -> bool {
     (1..libc::IFNAMSIZ).contains(&name.len())
         && name != "."
         && name != ".."
-        && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
 }
 
 /// Whether the calling thread's network namespace has a device of this name.
 pub fn exists(name: &str) -> bool {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
-    socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .is_ok_and(|any| netdevice::name_to_index(&any, name).is_ok())
+    socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .is_ok_and(|any| netdevice::name_to_index(&any, name).is_ok())
 }
 
 fn features(fd: &OwnedFd) -> Result<i32, Errno> {
@@ -337,10 +374,18 @@ fn identify(fd: &OwnedFd) -> Result<(String, i32), Errno> {
     // SAFETY: `fd` may be anything, it was handed to us. The 'T' 210 opcode is the TUN driver's alone in the kernel's
     // ioctl-number.rst; another driver refuses it (ENOTTY), and none writes more than the 40 bytes of `request`.
     unsafe { ioctl::ioctl(fd, call) }?;
-    let name = request.ifr_name.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<_>>();
+    let name = request
+        .ifr_name
+        .iter()
+        .take_while(|&&c| c != 0)
+        .map(|&c| c as u8)
+        .collect::<Vec<_>>();
     // SAFETY: TUNGETIFF filled the flags; the union is plain integers and was zeroed before.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok((String::from_utf8_lossy(&name).into_owned(), i32::from(flags)))
+    Ok((
+        String::from_utf8_lossy(&name).into_owned(),
+        i32::from(flags),
+    ))
 }
 
 fn blank_request() -> libc::ifreq {
@@ -373,7 +418,18 @@ mod tests {
         for good in ["eth0", "a", "pontoon-uplink0", "x.100"] {
             assert!(is_valid_name(good), "{good}");
         }
-        for bad in ["", ".", "..", "a b", "a/b", "a:1", "tap%d", "sixteen-bytes-xx", "naïve", "a\n"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a b",
+            "a/b",
+            "a:1",
+            "tap%d",
+            "sixteen-bytes-xx",
+            "naïve",
+            "a\n",
+        ] {
             assert!(!is_valid_name(bad), "{bad}");
         }
     }
