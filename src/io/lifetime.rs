@@ -288,10 +288,6 @@ mod tests {
 
     #[test]
     fn a_process_lives_until_it_ends() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the claim is about another process"
-        )]
         let mut sleeper = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()

@@ -14,9 +14,7 @@
 //! # References
 //! rtnetlink(7); Linux `net/core/rtnetlink.c`, `net/ipv4/devinet.c`, `net/ipv4/fib_frontend.c`.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
+use std::net::IpAddr;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
@@ -32,6 +30,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::addr::{Addr, Cidr};
+use crate::wire::mac::Mac;
+
 /// Frames the kernel keeps for us while we do not read. Its own defaults (1,000 on a TAP, 500 on a TUN) are one burst of
 /// a few senders, and what does not fit is dropped from the tail.
 pub const QUEUE_LEN: u32 = 4_000;
@@ -42,130 +43,18 @@ pub const GSO_MAX_SEGS: u32 = 128;
 /// The ifalias that marks a device as made by us: only such a one is removed when found again and detached.
 pub const ALIAS: &str = "pontoon";
 
-/// An address with the length of its network's prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Cidr {
-    addr: IpAddr,
-    prefix: u8,
-}
-
-impl Cidr {
-    /// `None` if `prefix` is longer than an address of the family.
-    pub fn new(addr: IpAddr, prefix: u8) -> Option<Self> {
-        (prefix <= width(addr)).then_some(Self { addr, prefix })
-    }
-
-    /// The address alone: /32 or /128.
-    pub fn host(addr: IpAddr) -> Self {
-        Self {
-            addr,
-            prefix: width(addr),
-        }
-    }
-
-    /// Where a default route of `via`'s family goes: everywhere.
-    pub fn everywhere(via: IpAddr) -> Self {
-        let addr = match via {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-        };
-        Self { addr, prefix: 0 }
-    }
-
-    pub fn addr(self) -> IpAddr {
-        self.addr
-    }
-
-    pub fn prefix(self) -> u8 {
-        self.prefix
-    }
-
-    pub fn contains(self, other: IpAddr) -> bool {
-        self.addr.is_ipv4() == other.is_ipv4() && self.masked(other) == self.masked(self.addr)
-    }
-
-    /// Bits of the network, the host's bits zero.
-    fn masked(self, addr: IpAddr) -> u128 {
-        let (bits, width) = match addr {
-            IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
-            IpAddr::V6(v6) => (v6.to_bits(), 128),
-        };
-        let host = width - u32::from(self.prefix);
-        bits.checked_shr(host).unwrap_or(0)
-    }
-
-    fn broadcast(self) -> Option<Ipv4Addr> {
-        match self.addr {
-            // RFC 3021: a /31 has none, and a /32 is no network.
-            IpAddr::V4(v4) if self.prefix <= 30 => Some(Ipv4Addr::from_bits(
-                v4.to_bits() | (u32::MAX >> self.prefix),
-            )),
-            IpAddr::V4(_) | IpAddr::V6(_) => None,
-        }
-    }
-}
-
-fn width(addr: IpAddr) -> u8 {
-    match addr {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addr, self.prefix)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not an address with a prefix length, such as 172.17.0.2/16")]
-pub struct BadCidr(String);
-
-impl FromStr for Cidr {
-    type Err = BadCidr;
-
-    fn from_str(text: &str) -> Result<Self, BadCidr> {
-        let parse = || {
-            let (addr, prefix) = text.split_once('/')?;
-            // `u8::from_str` would take "+16".
-            let prefix = prefix
-                .bytes()
-                .all(|b| b.is_ascii_digit())
-                .then(|| prefix.parse().ok())??;
-            Self::new(addr.parse().ok()?, prefix)
-        };
-        parse().ok_or_else(|| BadCidr(text.into()))
-    }
-}
-
-impl TryFrom<String> for Cidr {
-    type Error = BadCidr;
-
-    fn try_from(text: String) -> Result<Self, BadCidr> {
-        text.parse()
-    }
-}
-
-impl From<Cidr> for String {
-    fn from(cidr: Cidr) -> Self {
-        cidr.to_string()
-    }
-}
-
 /// A route through the device that is configured; without `via` its destinations are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub to: Cidr,
-    pub via: Option<IpAddr>,
+    pub via: Option<Addr>,
 }
 
 /// What a device is to be like. An empty `Config` leaves it as it is but brings it up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Config {
     /// `None`: as it is; of a new device random, chosen by the kernel.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     /// Bytes, without the Ethernet header.
     pub mtu: Option<u32>,
     /// Frames; `None`: [`QUEUE_LEN`].
@@ -176,14 +65,24 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Route {
+    /// Everything of `via`'s family.
+    pub fn default_via(via: Addr) -> Self {
+        let everywhere = Cidr::new(via, 0)
+            .expect("no address is shorter than 0 bits")
+            .network();
+        Self {
+            to: everywhere,
+            via: Some(via),
+        }
+    }
+}
+
 impl Config {
     /// Adds a default route.
     #[must_use]
-    pub fn with_gateway(mut self, via: IpAddr) -> Self {
-        self.routes.push(Route {
-            to: Cidr::everywhere(via),
-            via: Some(via),
-        });
+    pub fn with_gateway(mut self, via: Addr) -> Self {
+        self.routes.push(Route::default_via(via));
         self
     }
 }
@@ -193,7 +92,7 @@ impl Config {
 pub struct Link {
     pub index: u32,
     /// A TUN has none.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     pub mtu: u32,
     pub queue_len: u32,
     pub up: bool,
@@ -288,10 +187,10 @@ pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgErro
         && link.mac != Some(mac)
     {
         netlink
-            .set_link(index, LinkAttribute::Address(mac.to_vec()))
+            .set_link(index, LinkAttribute::Address(mac.0.to_vec()))
             .map_err(step(
-                format!("set its MAC to {}", Mac(mac)),
-                ask(format!("link set {name} address {}", Mac(mac))),
+                format!("set its MAC to {}", mac),
+                ask(format!("link set {name} address {}", mac)),
             ))?;
     }
     if let Some(mtu) = *mtu
@@ -413,15 +312,6 @@ pub fn link_stats(name: &str) -> Result<LinkStats, NetcfgError> {
         })
 }
 
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
 /// A netlink socket on which one request is answered before the next is sent.
 struct Netlink {
     socket: Socket,
@@ -455,7 +345,7 @@ impl Netlink {
         };
         for attribute in message.attributes {
             match attribute {
-                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::TxQueueLen(len) => link.queue_len = len,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
@@ -520,7 +410,7 @@ impl Netlink {
                 local
                     .or(address)
                     .filter(|_| !kernels)
-                    .and_then(|addr| Cidr::new(addr, prefix))
+                    .and_then(|addr| Cidr::new(addr.into(), prefix))
             }
             _ => None,
         });
@@ -544,9 +434,10 @@ impl Netlink {
 
     fn add_address(&mut self, index: u32, address: Cidr) -> Result<(), Errno> {
         let mut message = address_message(index, address);
+        let broadcast = address.broadcast().and_then(Addr::as_v4);
         message
             .attributes
-            .extend(address.broadcast().map(AddressAttribute::Broadcast));
+            .extend(broadcast.map(|octets| AddressAttribute::Broadcast(octets.into())));
         self.order(
             RouteNetlinkMessage::NewAddress(message),
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -578,7 +469,7 @@ impl Netlink {
     /// Whether the main table sends the route's destinations where it says. Asked only when we may not set it.
     fn has_route(&mut self, index: u32, route: &Route) -> bool {
         let mut message = RouteMessage::default();
-        message.header.address_family = family(route.to.addr);
+        message.header.address_family = family(route.to.addr());
         let wanted = route_message(index, route);
         self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)
             .is_ok_and(|answers| {
@@ -659,33 +550,33 @@ fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-fn family(addr: IpAddr) -> AddressFamily {
-    match addr {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+fn family(addr: Addr) -> AddressFamily {
+    if addr.is_v4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
     }
 }
 
 fn address_message(index: u32, address: Cidr) -> AddressMessage {
+    let local = IpAddr::from(address.addr());
     let mut message = AddressMessage::default();
-    message.header.family = family(address.addr);
-    message.header.prefix_len = address.prefix;
+    message.header.family = family(address.addr());
+    message.header.prefix_len = address.bits();
     message.header.index = index;
-    message
-        .attributes
-        .push(AddressAttribute::Address(address.addr));
-    if address.addr.is_ipv4() {
-        message
-            .attributes
-            .push(AddressAttribute::Local(address.addr));
+    message.attributes.push(AddressAttribute::Address(local));
+    if local.is_ipv4() {
+        message.attributes.push(AddressAttribute::Local(local));
     }
     message
 }
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {
+    // The kernel refuses host bits in a destination.
+    let to = IpAddr::from(route.to.network().addr());
     let mut message = RouteMessage::default();
-    message.header.address_family = family(route.to.addr);
-    message.header.destination_prefix_length = route.to.prefix;
+    message.header.address_family = family(route.to.addr());
+    message.header.destination_prefix_length = route.to.bits();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
@@ -694,73 +585,16 @@ fn route_message(index: u32, route: &Route) -> RouteMessage {
     } else {
         RouteScope::Link
     };
-    if route.to.prefix > 0 {
+    if route.to.bits() > 0 {
         message
             .attributes
-            .push(RouteAttribute::Destination(route.to.addr.into()));
+            .push(RouteAttribute::Destination(to.into()));
     }
-    message
-        .attributes
-        .extend(route.via.map(|via| RouteAttribute::Gateway(via.into())));
+    message.attributes.extend(
+        route
+            .via
+            .map(|via| RouteAttribute::Gateway(IpAddr::from(via).into())),
+    );
     message.attributes.push(RouteAttribute::Oif(index));
     message
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cidr(text: &str) -> Cidr {
-        text.parse().expect("a test's own literal")
-    }
-
-    #[test]
-    fn a_cidr_is_what_it_was_written_as() {
-        for text in [
-            "172.17.0.2/16",
-            "0.0.0.0/0",
-            "192.0.2.1/32",
-            "2001:db8::1/64",
-            "::/0",
-        ] {
-            assert_eq!(cidr(text).to_string(), text);
-        }
-        for text in [
-            "172.17.0.2",
-            "172.17.0.2/33",
-            "172.17.0.2/",
-            "172.17.0.2/+8",
-            "a/8",
-            "::/129",
-            "1.2.3.4/-1",
-            "",
-        ] {
-            assert_eq!(text.parse::<Cidr>(), Err(BadCidr(text.into())));
-        }
-    }
-
-    #[test]
-    fn a_cidr_contains_its_network_and_nothing_else() {
-        let contains =
-            |net: &str, addr: &str| cidr(net).contains(addr.parse().expect("an address"));
-        assert!(contains("192.0.2.1/24", "192.0.2.255"));
-        assert!(!contains("192.0.2.1/24", "192.0.3.0"));
-        assert!(contains("0.0.0.0/0", "203.0.113.9"));
-        assert!(!contains("0.0.0.0/0", "2001:db8::1"));
-        assert!(contains("::/0", "2001:db8::1"));
-        assert!(contains("192.0.2.1/32", "192.0.2.1"));
-        assert!(!contains("192.0.2.1/32", "192.0.2.0"));
-    }
-
-    #[test]
-    fn broadcast_is_all_ones_and_a_point_to_point_link_has_none() {
-        assert_eq!(
-            cidr("172.17.0.2/16").broadcast(),
-            Some(Ipv4Addr::new(172, 17, 255, 255))
-        );
-        assert_eq!(cidr("0.0.0.0/0").broadcast(), Some(Ipv4Addr::BROADCAST));
-        assert_eq!(cidr("192.0.2.0/31").broadcast(), None);
-        assert_eq!(cidr("192.0.2.0/32").broadcast(), None);
-        assert_eq!(cidr("2001:db8::/64").broadcast(), None);
-    }
 }

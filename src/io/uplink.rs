@@ -9,20 +9,20 @@
 //! as wanted is left alone), or a namespace of the user's own.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::enter::{Class, EnterError, EnterHelper, Provenance, Request, Target};
-use super::netcfg::{Cidr, Config, Route};
+use super::netcfg::{Config, Route};
 use super::sys::tuntap::{Device, Header, Kind, TunError};
+use crate::wire::addr::{Addr, Cidr};
 
 /// What `--uplink tun:...` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkConfig {
     pub name: String,
     /// Ours.
-    pub address: IpAddr,
+    pub address: Addr,
     /// The kernel's side.
     pub peer: Option<Cidr>,
     /// The namespace of the device; `None`: the one pontoon was started in.
@@ -53,7 +53,7 @@ impl UplinkConfig {
                     "uplink {name}: address and peer are both {address}; address is pontoon's side, peer the kernel's: give two"
                 )));
             }
-            if peer.addr().is_ipv4() != address.is_ipv4() {
+            if peer.addr().is_v4() != address.is_v4() {
                 return Err(invalid(format!(
                     "uplink {name}: address {address} and peer {peer} are of two families; give two of one"
                 )));

@@ -159,10 +159,6 @@ mod tests {
     fn a_process_with_threads_does_not_fork() {
         let (stop, wait) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the claim is about a second thread"
-            )]
             scope.spawn(move || wait.recv().is_err());
             let error = fork(&[], || 0).expect_err("two threads at least");
             assert_eq!(Errno::from_io_error(&error), Some(Errno::BUSY));
