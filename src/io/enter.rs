@@ -52,7 +52,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// The one pontoon was started in.
+    /// The one in which the helper was forked.
     Here,
     /// `/run/netns/NAME`, `/proc/PID/ns/net`, a runtime's netns file.
     Path(PathBuf),
@@ -238,6 +238,8 @@ impl EnterHelper {
     /// does (PDEATHSIG follows the thread), and before any secret or device is open.
     pub fn spawn() -> io::Result<Self> {
         let (ours, theirs) = msg::pair()?;
+        // A helper that does not read must not hold up who writes; reads wait by poll, with a limit.
+        rustix::io::ioctl_fionbio(&ours, true)?;
         let parent = own_pid();
         let child = process::fork(&[theirs.as_fd()], || serve(&theirs, parent))?;
         Ok(Self {
@@ -361,7 +363,7 @@ impl Drop for EnterHelper {
 fn helper_gone(error: &io::Error) -> EnterError {
     EnterError::new(
         Class::Helper,
-        format!("the helper that enters namespaces is gone ({error}); restart pontoon"),
+        format!("the helper that enters namespaces works no more ({error}); restart pontoon"),
     )
 }
 

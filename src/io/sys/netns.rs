@@ -63,7 +63,7 @@ const NOT_OWNER: &str =
     "it belongs to the user namespace of somebody else; run pontoon as the user who made it";
 const NO_CAPABILITY: &str = "its user namespace is the one we are in, and there we have no CAP_SYS_ADMIN; run pontoon as root, or in a user namespace of your own (unshare -r)";
 const OUTSIDE: &str = "it belongs to a user namespace outside of ours; run pontoon there";
-const HIDDEN: &str = "its process belongs to another user; run pontoon as that user";
+const HIDDEN: &str = "its file is not ours to open; run pontoon as the user whose namespace it is";
 
 /// An open network namespace. Holding one keeps the namespace alive: nothing keeps one for long.
 #[derive(Debug)]
@@ -84,8 +84,7 @@ impl Netns {
                     reason,
                 }
             }
-            // An unreadable /proc/PID/ns/net is EACCES, a file of a foreign mode too.
-            Errno::ACCESS | Errno::PERM if path.starts_with("/proc") => NetnsError::Foreign {
+            Errno::ACCESS | Errno::PERM => NetnsError::Foreign {
                 target: path.display().to_string(),
                 uid: rustix::process::geteuid().as_raw(),
                 reason: HIDDEN,
@@ -105,9 +104,9 @@ impl Netns {
 
     /// The network namespace of a process, and a pidfd of that very process.
     pub fn open_pid(pid: i32) -> Result<(Self, OwnedFd), NetnsError> {
-        let known = Pid::from_raw(pid)
-            .filter(|_| pid > 0)
-            .ok_or(NetnsError::NoProcess { pid })?;
+        // `from_raw` must not see a negative number.
+        let known = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw);
+        let known = known.ok_or(NetnsError::NoProcess { pid })?;
         let pidfd =
             rustix::process::pidfd_open(known, PidfdFlags::empty()).map_err(
                 |reason| match reason {
@@ -160,9 +159,11 @@ impl Netns {
     /// Moves the calling thread into this namespace, through the user namespace that owns it where that is needed (then
     /// the process must have one thread, and there is no way back).
     pub fn enter(&self) -> Result<(), NetnsError> {
+        // Asked now: in the user namespace of the target it has another number.
+        let uid = rustix::process::geteuid().as_raw();
         let foreign = |reason| NetnsError::Foreign {
             target: self.target.clone(),
-            uid: rustix::process::geteuid().as_raw(),
+            uid,
             reason,
         };
         let other = |what| {

@@ -81,9 +81,9 @@ pub struct Caps {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     #[error(
-        "cannot open {NODE} as uid {uid}: {reason}; make it readable and writable for this user (its usual mode is 0666: chmod 0666 {NODE})"
+        "cannot open {NODE}: {reason}; make it readable and writable for the user who runs pontoon (its usual mode is 0666: chmod 0666 {NODE})"
     )]
-    NodeForbidden { uid: u32, reason: Errno },
+    NodeForbidden { reason: Errno },
     #[error(
         "cannot open {NODE}: {reason}; load the driver (modprobe tun) and see that the node is there (mknod {NODE} c 10 200)"
     )]
@@ -150,7 +150,7 @@ impl Device {
         let uid = rustix::process::geteuid().as_raw();
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(NODE, flags, Mode::empty()).map_err(|reason| match reason {
-            Errno::ACCESS | Errno::PERM => TunError::NodeForbidden { uid, reason },
+            Errno::ACCESS | Errno::PERM => TunError::NodeForbidden { reason },
             Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTDIR => {
                 TunError::NodeMissing { reason }
             }
