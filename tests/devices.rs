@@ -147,6 +147,7 @@ fn a_tap_is_made_configured_and_leaves_nothing_behind() {
         (true, netcfg::QUEUE_LEN)
     );
     assert_eq!(opened.link.addresses, [cidr("172.17.0.2/16")]);
+    assert_eq!(opened.link.alias.as_deref(), Some("pontoon c1"));
     let caps = opened.device.caps();
     assert!(caps.vnet && caps.tso, "{caps:?}");
     let (lo, routes) = within(&container, || (link("lo"), default_routes()));
@@ -370,9 +371,23 @@ fn an_adopted_device_gets_the_addresses_now_asked_for() {
     let opened = helper().open(request.clone()).expect("attached");
     drop(TapPort::attach(opened, Life::Held).expect("kept"));
     request.config.addresses = vec![cidr("172.17.0.9/16")];
-    let opened = helper().open(request).expect("attached again");
+    let opened = helper().open(request.clone()).expect("attached again");
     assert_eq!(opened.link.addresses, [cidr("172.17.0.9/16")]);
     assert_eq!(within(&container, default_routes), [GATEWAY_BY_ETH0]);
+    let port = TapPort::attach(opened, Life::Held).expect("kept");
+
+    // Two of one network: with the first goes the second, which was its secondary. And no gateway any more.
+    within(&container, || {
+        let mut both = eth0(Target::Here).config;
+        both.addresses = vec![cidr("172.17.0.9/16"), cidr("172.17.0.10/16")];
+        netcfg::apply("eth0", &both, false).expect("a second address");
+    });
+    drop(port);
+    request.config.addresses = vec![cidr("172.17.0.10/16")];
+    request.config.routes.clear();
+    let opened = helper().open(request).expect("attached a third time");
+    assert_eq!(opened.link.addresses, [cidr("172.17.0.10/16")]);
+    assert_eq!(within(&container, default_routes), [""; 0]);
 }
 
 fn a_plain_reader_gets_no_header_from_a_device_that_had_one() {
@@ -726,6 +741,7 @@ fn helper() -> EnterHelper {
 
 fn eth0(target: Target) -> Request {
     let config = Config {
+        label: Some("c1".into()),
         mac: Some(Mac::from_ipv4(Ipv4Addr::new(172, 17, 0, 2))),
         mtu: Some(1400),
         addresses: vec![cidr("172.17.0.2/16")],

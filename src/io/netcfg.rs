@@ -14,6 +14,7 @@
 //! # References
 //! rtnetlink(7); Linux `net/core/rtnetlink.c`, `net/ipv4/devinet.c`, `net/ipv4/fib_frontend.c`.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
@@ -40,7 +41,7 @@ pub const QUEUE_LEN: u32 = 4_000;
 /// A super-frame of more segments than this is not taken at the door, so the kernel should not build one.
 pub const GSO_MAX_SEGS: u32 = 128;
 
-/// The ifalias that marks a device as made by us: only such a one is removed when found again and detached.
+/// How the ifalias of a device that we made begins: only such a one is removed when found again and detached.
 pub const ALIAS: &str = "pontoon";
 
 /// A route through the device that is configured; without `via` its destinations are neighbours.
@@ -53,16 +54,28 @@ pub struct Route {
 /// What a device is to be like. An empty `Config` leaves it as it is but brings it up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Config {
+    /// What the namespace sees, behind [`ALIAS`], as the alias of a device of ours: the port's name.
+    pub label: Option<String>,
     /// `None`: as it is; of a new device random, chosen by the kernel.
     pub mac: Option<Mac>,
     /// Bytes, without the Ethernet header.
     pub mtu: Option<u32>,
     /// Frames; `None`: [`QUEUE_LEN`].
     pub queue_len: Option<u32>,
-    /// Other addresses of a device of ours are removed. None at all: what is there stays.
+    /// Other addresses, and other static routes, of a device of ours are removed. None at all: what is there stays.
     pub addresses: Vec<Cidr>,
     /// In this order.
     pub routes: Vec<Route>,
+}
+
+impl fmt::Display for Route {
+    /// As `ip route` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.via {
+            Some(via) => write!(f, "{} via {via}", self.to),
+            None => write!(f, "{}", self.to),
+        }
+    }
 }
 
 impl Route {
@@ -103,7 +116,8 @@ pub struct Link {
 impl Link {
     /// Whether pontoon made it.
     pub fn is_ours(&self) -> bool {
-        self.alias.as_deref() == Some(ALIAS)
+        let rest = self.alias.as_ref().and_then(|a| a.strip_prefix(ALIAS));
+        rest.is_some_and(|label| label.is_empty() || label.starts_with(' '))
     }
 }
 
@@ -136,180 +150,134 @@ pub struct NetcfgError {
 /// `made`: we made it just now, so it is marked as ours.
 pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgError> {
     let Config {
+        label,
         mac,
         mtu,
         queue_len,
         addresses,
         routes,
     } = config;
-    let step = |step: String, hint: String| {
-        let device = name.to_owned();
-        move |reason| {
-            // The one error whose cure is always the same: an administrator's device is the administrator's to prepare.
-            let hint = if reason == Errno::PERM {
-                hint
-            } else {
-                String::new()
-            };
-            NetcfgError {
-                device,
-                step,
-                reason,
-                hint,
-            }
-        }
-    };
-    let ask = |command: String| format!("; have an administrator do it: ip {command}");
-
-    let mut netlink =
-        Netlink::open().map_err(step("open a netlink socket".into(), String::new()))?;
-    let lo = netlink
-        .link("lo")
-        .map_err(step("find lo".into(), String::new()))?;
+    let mut netlink = explain(name, Netlink::open(), "open a netlink socket", "")?;
+    let lo = explain(name, netlink.link("lo"), "find lo", "")?;
     if !lo.up {
-        netlink
-            .set_up(lo.index)
-            .map_err(step("bring lo up".into(), ask("link set lo up".into())))?;
+        let done = netlink.set_up(lo.index);
+        explain(name, done, "bring lo up", "link set lo up")?;
     }
-    let link = netlink
-        .link(name)
-        .map_err(step("find the device".into(), String::new()))?;
-    let index = link.index;
 
-    if made {
-        let alias = LinkAttribute::IfAlias(ALIAS.into());
-        netlink
-            .set_link(index, alias)
-            .map_err(step("mark it as ours".into(), String::new()))?;
-    }
+    let link = explain(name, netlink.link(name), "find the device", "")?;
+    let index = link.index;
     let ours = made || link.is_ours();
+    let alias = match label {
+        Some(label) => format!("{ALIAS} {label}"),
+        None => ALIAS.into(),
+    };
+    if ours && link.alias.as_ref() != Some(&alias) {
+        let done = netlink.set_link(index, LinkAttribute::IfAlias(alias));
+        explain(name, done, "mark it as ours", "")?;
+    }
     if let Some(mac) = *mac
         && link.mac != Some(mac)
     {
-        netlink
-            .set_link(index, LinkAttribute::Address(mac.0.to_vec()))
-            .map_err(step(
-                format!("set its MAC to {}", mac),
-                ask(format!("link set {name} address {}", mac)),
-            ))?;
+        let done = netlink.set_link(index, LinkAttribute::Address(mac.0.to_vec()));
+        let command = format!("link set {name} address {mac}");
+        explain(name, done, &format!("set its MAC to {mac}"), &command)?;
     }
     if let Some(mtu) = *mtu
         && link.mtu != mtu
     {
-        netlink
-            .set_link(index, LinkAttribute::Mtu(mtu))
-            .map_err(step(
-                format!("set its MTU to {mtu}"),
-                ask(format!("link set {name} mtu {mtu}")),
-            ))?;
+        let done = netlink.set_link(index, LinkAttribute::Mtu(mtu));
+        let command = format!("link set {name} mtu {mtu}");
+        explain(name, done, &format!("set its MTU to {mtu}"), &command)?;
     }
     let queue_len = queue_len.unwrap_or(QUEUE_LEN);
     if link.queue_len != queue_len
         && let Err(reason) = netlink.set_link(index, LinkAttribute::TxQueueLen(queue_len))
     {
-        log::info!(
-            "{name}: its queue stays {} frames long: {reason}",
-            link.queue_len
-        );
+        let len = link.queue_len;
+        log::info!("{name}: its queue stays {len} frames long: {reason}");
     }
     if let Err(reason) = netlink.set_link(index, LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS)) {
         log::debug!("{name}: gso_max_segs stays as it is: {reason}");
     }
     if !link.up {
-        netlink.set_up(index).map_err(step(
-            "bring it up".into(),
-            ask(format!("link set {name} up")),
-        ))?;
+        let command = format!("link set {name} up");
+        explain(name, netlink.set_up(index), "bring it up", &command)?;
     }
-    if ours && !addresses.is_empty() {
-        for &old in link.addresses.iter().filter(|old| !addresses.contains(old)) {
-            netlink
-                .remove_address(index, old)
-                .map_err(step(format!("remove its old address {old}"), String::new()))?;
-        }
+
+    if ours && !made && !addresses.is_empty() {
+        explain(name, netlink.remove_others(&link, config), "clear it", "")?;
     }
-    for &address in addresses.iter().filter(|new| !link.addresses.contains(new)) {
-        netlink.add_address(index, address).map_err(step(
-            format!("add the address {address}"),
-            ask(format!("addr add {address} dev {name}")),
-        ))?;
+    // Read again: with a primary address the kernel removes the secondary ones of its network.
+    let present = explain(name, netlink.addresses(index), "read its addresses", "")?;
+    for &address in addresses.iter().filter(|new| !present.contains(new)) {
+        let done = netlink.add_address(index, address);
+        let command = format!("addr add {address} dev {name}");
+        explain(name, done, &format!("add the address {address}"), &command)?;
     }
     for route in routes {
-        let step_text = match route.via {
-            Some(via) => format!("route {} via {via}", route.to),
-            None => format!("route {} to it", route.to),
+        let done = match netlink.replace_route(index, route) {
+            Err(Errno::PERM) if netlink.has_route(index, route) => Ok(()),
+            done => done,
         };
-        let command = match route.via {
-            Some(via) => format!("route replace {} via {via} dev {name}", route.to),
-            None => format!("route replace {} dev {name}", route.to),
-        };
-        match netlink.replace_route(index, route) {
-            Err(Errno::PERM) if netlink.has_route(index, route) => {}
-            done => done.map_err(step(step_text, ask(command)))?,
-        }
+        let command = format!("route replace {route} dev {name}");
+        explain(name, done, &format!("route {route}"), &command)?;
     }
-    netlink
-        .link(name)
-        .map_err(step("read it back".into(), String::new()))
+    explain(name, netlink.link(name), "read it back", "")
+}
+
+/// Names the step that failed. The cure of EPERM is always the same: what we may not do, an administrator may, by
+/// `ip COMMAND`.
+fn explain<T>(
+    device: &str,
+    done: Result<T, Errno>,
+    step: &str,
+    command: &str,
+) -> Result<T, NetcfgError> {
+    done.map_err(|reason| NetcfgError {
+        device: device.into(),
+        step: step.into(),
+        reason,
+        hint: if reason == Errno::PERM && !command.is_empty() {
+            format!("; have an administrator do it: ip {command}")
+        } else {
+            String::new()
+        },
+    })
 }
 
 /// Takes from the device `name` the addresses of `config`, and with them the routes that need them, and the routes of
 /// `config`. What is gone already is no error.
 pub fn undo(name: &str, config: &Config) -> Result<(), NetcfgError> {
-    let failed = |step: &str, reason| NetcfgError {
-        device: name.into(),
-        step: step.into(),
-        reason,
-        hint: String::new(),
-    };
-    let mut netlink = Netlink::open().map_err(|e| failed("open a netlink socket", e))?;
+    let mut netlink = explain(name, Netlink::open(), "open a netlink socket", "")?;
     let link = match netlink.link(name) {
         Err(Errno::NODEV) => return Ok(()),
-        link => link.map_err(|e| failed("find the device", e))?,
+        link => explain(name, link, "find the device", "")?,
     };
     for route in &config.routes {
-        match netlink.remove_route(link.index, route) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(reason) => {
-                return Err(failed(&format!("remove the route to {}", route.to), reason));
-            }
-        }
+        let done = match netlink.remove_route(link.index, route) {
+            Err(Errno::SRCH) => Ok(()),
+            done => done,
+        };
+        explain(name, done, &format!("remove the route {route}"), "")?;
     }
-    for address in config
-        .addresses
-        .iter()
-        .filter(|address| link.addresses.contains(address))
-    {
-        match netlink.remove_address(link.index, *address) {
-            Ok(()) | Err(Errno::ADDRNOTAVAIL) => {}
-            Err(reason) => return Err(failed(&format!("remove the address {address}"), reason)),
-        }
+    let given = |address: &&Cidr| link.addresses.contains(address);
+    for &address in config.addresses.iter().filter(given) {
+        let done = netlink.remove_address(link.index, address);
+        explain(name, done, &format!("remove the address {address}"), "")?;
     }
     Ok(())
 }
 
 /// The device `name` of the calling thread's network namespace.
 pub fn link(name: &str) -> Result<Link, NetcfgError> {
-    Netlink::open()
-        .and_then(|mut netlink| netlink.link(name))
-        .map_err(|reason| NetcfgError {
-            device: name.into(),
-            step: "read the device".into(),
-            reason,
-            hint: String::new(),
-        })
+    let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
+    explain(name, link, "read the device", "")
 }
 
 /// The counters of the device `name` of the calling thread's network namespace.
 pub fn link_stats(name: &str) -> Result<LinkStats, NetcfgError> {
-    Netlink::open()
-        .and_then(|mut netlink| netlink.stats(name))
-        .map_err(|reason| NetcfgError {
-            device: name.into(),
-            step: "read its counters".into(),
-            reason,
-            hint: String::new(),
-        })
+    let stats = Netlink::open().and_then(|mut netlink| netlink.stats(name));
+    explain(name, stats, "read its counters", "")
 }
 
 /// A netlink socket on which one request is answered before the next is sent.
@@ -468,24 +436,44 @@ impl Netlink {
 
     /// Whether the main table sends the route's destinations where it says. Asked only when we may not set it.
     fn has_route(&mut self, index: u32, route: &Route) -> bool {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(route.to.addr());
-        let wanted = route_message(index, route);
-        self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)
-            .is_ok_and(|answers| {
-                answers.iter().any(|answer| match answer {
-                    RouteNetlinkMessage::NewRoute(found) => {
-                        found.header.table == wanted.header.table
-                            && found.header.destination_prefix_length
-                                == wanted.header.destination_prefix_length
-                            && wanted
-                                .attributes
-                                .iter()
-                                .all(|attribute| found.attributes.contains(attribute))
-                    }
-                    _ => false,
-                })
-            })
+        self.routes(index)
+            .is_ok_and(|found| found.iter().any(|found| is_route(found, index, route)))
+    }
+
+    /// Removes from a device of an earlier run what `config` does not ask for: addresses, and the static routes, which
+    /// were that run's (what somebody adds by hand has another protocol).
+    fn remove_others(&mut self, link: &Link, config: &Config) -> Result<(), Errno> {
+        for route in self.routes(link.index)? {
+            let wanted = |wanted: &Route| is_route(&route, link.index, wanted);
+            if route.header.protocol == RouteProtocol::Static && !config.routes.iter().any(wanted) {
+                self.order(RouteNetlinkMessage::DelRoute(route), 0)?;
+            }
+        }
+        let other = |old: &&Cidr| !config.addresses.contains(old);
+        for &old in link.addresses.iter().filter(other) {
+            match self.remove_address(link.index, old) {
+                // A secondary address, gone with its primary one.
+                Ok(()) | Err(Errno::ADDRNOTAVAIL) => {}
+                Err(reason) => return Err(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// The routes of the main table through a device, of both families.
+    fn routes(&mut self, index: u32) -> Result<Vec<RouteMessage>, Errno> {
+        let message = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        let answers = self.request(message, NLM_F_DUMP)?;
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.table == RouteHeader::RT_TABLE_MAIN
+                    && route.attributes.contains(&RouteAttribute::Oif(index)) =>
+            {
+                Some(route)
+            }
+            _ => None,
+        });
+        Ok(routes.collect())
     }
 
     fn order(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Errno> {
@@ -546,6 +534,15 @@ impl Netlink {
     }
 }
 
+/// Whether a route of the kernel's is this one.
+fn is_route(found: &RouteMessage, index: u32, route: &Route) -> bool {
+    let wanted = route_message(index, route);
+    let has = |attribute: &RouteAttribute| found.attributes.contains(attribute);
+    found.header.address_family == wanted.header.address_family
+        && found.header.destination_prefix_length == wanted.header.destination_prefix_length
+        && wanted.attributes.iter().all(has)
+}
+
 fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
@@ -597,4 +594,37 @@ fn route_message(index: u32, route: &Route) -> RouteMessage {
     );
     message.attributes.push(RouteAttribute::Oif(index));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_ours_by_its_alias_only() {
+        let is_ours = |alias: Option<&str>| {
+            let link = Link {
+                index: 2,
+                mac: None,
+                mtu: 1500,
+                queue_len: QUEUE_LEN,
+                up: true,
+                alias: alias.map(Into::into),
+                addresses: Vec::new(),
+            };
+            link.is_ours()
+        };
+        assert!(is_ours(Some("pontoon")));
+        assert!(is_ours(Some("pontoon web-1")));
+        assert!(!is_ours(Some("pontoons of the harbour")));
+        assert!(!is_ours(Some("")));
+        assert!(!is_ours(None));
+    }
+
+    #[test]
+    fn a_default_route_is_everything_of_the_gateways_family() {
+        let route = |via: &str| Route::default_via(via.parse().expect("an address")).to_string();
+        assert_eq!(route("172.17.0.1"), "0.0.0.0/0 via 172.17.0.1");
+        assert_eq!(route("2001:db8::1"), "::/0 via 2001:db8::1");
+    }
 }

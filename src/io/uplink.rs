@@ -70,6 +70,7 @@ impl UplinkConfig {
             name: name.clone(),
             header: *header,
             config: Config {
+                label: None,
                 mac: None,
                 mtu: *mtu,
                 queue_len: None,
