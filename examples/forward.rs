@@ -118,6 +118,7 @@ fn enter(netns: BorrowedFd<'_>) -> Result<(), Errno> {
     move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
 }
 
+#[allow(unsafe_code, reason = "TUNSETIFF and its kin have no safe wrapper")]
 fn attach(vnet: bool) -> Result<OwnedFd, Errno> {
     let tap = rustix::fs::open(
         "/dev/net/tun",

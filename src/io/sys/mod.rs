@@ -1,1 +1,5 @@
 //! System calls, one family per file; the only place with `unsafe`.
+#![allow(
+    unsafe_code,
+    reason = "system calls that no safe crate offers; denied everywhere else"
+)]
