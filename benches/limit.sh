@@ -87,11 +87,12 @@ start_switch() { # sets switch (its pid) and ready_ms
   "$binary" switch --control "$tmp/control" --subnet 172.31.0.0/16 --gateway 172.31.0.1 --ready-fd 3 "$@" 3>"$tmp/ready" >>"$tmp/log" 2>&1 &
   switch=$!
   started+=($switch)
-  timeout 5 head -c 1 "$tmp/ready" >"$tmp/byte"
+  timeout 5 head -c 1 "$tmp/ready" >"$tmp/byte" || true
   ready_ms=$(awk -v us=$((${EPOCHREALTIME/./} - begin)) 'BEGIN { printf "%.1f", us / 1000 }')
   [ -s "$tmp/byte" ] || die "pontoon switch did not become ready: $(tail -n 3 "$tmp/log")"
 }
 start_pontoon() {
+  local publish=()
   namespaces "$a"
   case $1 in
     direct)
@@ -102,10 +103,11 @@ start_pontoon() {
     out | in)
       namespaces "$world"
       start_switch --uplink "tun:name=up0,address=192.0.2.10,peer=192.0.2.1/24,netns=/run/netns/$world"
+      publish=(-p 5201:5201 -p 7000-7015:7000-7015 -p 7100:7100/udp)
       client=$a server=$world target=192.0.2.1
       [ "$1" = out ] || { client=$world server=$a target=192.0.2.10; } ;;
   esac
-  control attach a --netns "/run/netns/$a" --ip 172.31.0.2 -p 5201:5201 -p 7000-7015:7000-7015 -p 7100:7100/udp
+  control attach a --netns "/run/netns/$a" --ip 172.31.0.2 "${publish[@]}"
 }
 
 # --- what is measured ---------------------------------------------------------------------------------------------------
@@ -163,9 +165,9 @@ ping_median() { # metric, path who pair
   record "$@" "$metric" "$(sed -n 's/.*time=\([0-9.]*\) ms/\1/p' "$tmp/ping" | median | awk '{ print $1 * 1000 }')"
 }
 
-family() { echo "$1"; local p; for p in $(cat "/proc/$1/task/$1/children"); do family "$p"; done; } # the process and its helpers
-resident() { local p; for p in $(family "$switch"); do cat "/proc/$p/status"; done | awk '/^VmRSS/ { kb += $2 } END { printf "%.2f", kb / 1024 }'; }
-switches() { local p; for p in $(family "$switch"); do cat /proc/"$p"/task/*/status; done | awk '/ctxt_switches/ { n += $2 } END { print n }'; }
+family() { [ -d "/proc/$1" ] || die "pontoon is gone: $(tail -n 3 "$tmp/log")"; echo "$1"; local p; for p in $(cat "/proc/$1/task/$1/children"); do family "$p"; done; } # the process and its helpers
+resident() { local p all; all=$(family "$switch") || exit; for p in $all; do cat "/proc/$p/status"; done | awk '/^VmRSS/ { kb += $2 } END { printf "%.2f", kb / 1024 }'; }
+switches() { local p all; all=$(family "$switch") || exit; for p in $all; do cat /proc/"$p"/task/*/status; done | awk '/ctxt_switches/ { n += $2 } END { print n }'; }
 measure_size() { # pair
   local before n
   namespaces "$a" "$b"
