@@ -4,7 +4,7 @@
 #   benches/limit.sh [--pairs 5] [--seconds 4] [--paths "direct out in size"] [--ports 1000] [--out FILE]
 #                    [--dut pontoon|forward] [--binary target/release/pontoon]
 #
-# Needs root (or a user namespace with a network namespace of its own: unshare -rnm), cargo, iperf3, iproute2, ping.
+# Needs root, cargo, iperf3, iproute2, ping, taskset.
 # Only namespaces made here are used, without a way out; they and every process started are removed at the end.
 #
 # paths   direct  container to container            forward, pontoon, bridge (veth and the kernel's bridge)
