@@ -20,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use pontoon::frame::Caps;
 use pontoon::io::enter::{
     Class, EnterError, EnterHelper, LIMIT, Opened, Provenance, Request, Target,
 };
@@ -28,7 +29,7 @@ use pontoon::io::netcfg::{self, Config, Route};
 use pontoon::io::sys::msg;
 use pontoon::io::sys::netns::{self, Netns};
 use pontoon::io::sys::process::{self, Child};
-use pontoon::io::sys::tuntap::{self, Device, Header, Kind, TunError, VNET_HEADER_LEN};
+use pontoon::io::sys::tuntap::{Device, Header, Kind, TunError, VNET_HEADER_LEN};
 use pontoon::io::tap::{ReadError, TapPort, WriteError};
 use pontoon::io::uplink::{Uplink, UplinkConfig};
 use pontoon::wire::mac::Mac;
@@ -114,6 +115,7 @@ fn trials() -> Vec<Trial> {
         a_device_node_without_permission_is_said_so,
         a_missing_device_node_is_said_so,
         a_late_answer_is_not_taken_for_the_next_one,
+        the_helper_holds_nothing_of_its_parents,
         the_helper_ends_with_its_parent,
         the_helper_ends_when_it_is_dropped,
         a_handed_descriptor_keeps_its_header,
@@ -148,8 +150,7 @@ fn a_tap_is_made_configured_and_leaves_nothing_behind() {
     );
     assert_eq!(opened.link.addresses, [cidr("172.17.0.2/16")]);
     assert_eq!(opened.link.alias.as_deref(), Some("pontoon c1"));
-    let caps = opened.device.caps();
-    assert!(caps.vnet && caps.tso, "{caps:?}");
+    assert!(opened.device.caps().vnet);
     let (lo, routes) = within(&container, || (link("lo"), default_routes()));
     assert!(lo.up);
     assert_eq!(routes, [GATEWAY_BY_ETH0]);
@@ -397,7 +398,7 @@ fn a_plain_reader_gets_no_header_from_a_device_that_had_one() {
     drop(TapPort::attach(opened, Life::Held).expect("kept"));
     request.header = Header::Plain;
     let opened = helper().open(request).expect("attached again");
-    assert_eq!(opened.device.caps(), tuntap::Caps::default());
+    assert_eq!(opened.device.caps(), Caps::PLAIN);
     within(&container, || broadcast(1));
     // With the checksum offload left on, the sum would be partial and nothing would say so.
     let frame = read_plain(&opened.device, |frame| frame[12..14] == [0x08, 0x00]);
@@ -573,6 +574,15 @@ fn a_late_answer_is_not_taken_for_the_next_one() {
         ["eth1", "lo"],
         "the late device is closed, and so deleted"
     );
+}
+
+/// A TAP handed over at start, or the pipe of --ready-fd, would stay open as long as the helper.
+fn the_helper_holds_nothing_of_its_parents() {
+    let (mut read, write) = pipe();
+    let _helper = helper();
+    drop(write);
+    assert!(process::wait_readable(&read, Duration::from_secs(5)).expect("polled"));
+    assert_eq!(read.read(&mut [0; 1]).expect("end of file"), 0);
 }
 
 fn the_helper_ends_with_its_parent() {

@@ -92,7 +92,7 @@ pub fn has_ended(pidfd: impl AsFd) -> bool {
     wait_readable(pidfd, Duration::ZERO).unwrap_or(true)
 }
 
-/// Waits until `fd` is readable or hung up; `false` when the time is over.
+/// Waits until `fd` is readable or hung up; `false` when the time is over. `at_most` is some seconds, not an age.
 pub fn wait_readable(fd: impl AsFd, at_most: Duration) -> io::Result<bool> {
     let end = Instant::now() + at_most;
     loop {

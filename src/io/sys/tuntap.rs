@@ -22,6 +22,8 @@ use rustix::io::{Errno, FdFlags};
 use rustix::ioctl::{self, Opcode};
 use serde::{Deserialize, Serialize};
 
+use crate::frame::Caps;
+
 const NODE: &str = "/dev/net/tun";
 
 /// Bytes of the virtio-net header before each frame of a device with [`Caps::vnet`]: the legacy one, without `num_buffers`.
@@ -64,17 +66,6 @@ pub enum Header {
     Vnet,
     /// Without: whole frames of at most the MTU, with complete checksums.
     Plain,
-}
-
-/// What the kernel accepted when the device was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Caps {
-    /// Each frame, both ways, begins with [`VNET_HEADER_LEN`] bytes of virtio-net header; partial checksums occur.
-    pub vnet: bool,
-    /// TCP super-frames (v4, v6, with ECN) are read and may be written.
-    pub tso: bool,
-    /// UDP super-frames too: Linux 6.2.
-    pub uso: bool,
 }
 
 /// What went wrong with a device, in one line: what, on what, why, and what to do.
@@ -232,26 +223,28 @@ impl Device {
             call,
             reason,
         };
-        let mut caps = Caps {
-            vnet,
-            ..Caps::default()
-        };
-        if vnet {
-            set_vnet_header_len(&fd, VNET_HEADER_LEN as i32)
-                .map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
-            let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-            let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-            // An unknown bit is EINVAL, so the kernel's age shows here and nowhere else.
-            if set_offload(&fd, tso | uso).is_ok() {
-                caps.tso = true;
-                caps.uso = true;
-            } else if set_offload(&fd, tso).is_ok() {
-                caps.tso = true;
-            } else {
-                set_offload(&fd, libc::TUN_F_CSUM).map_err(|e| failed("TUNSETOFFLOAD", e))?;
-            }
-        } else {
+        if !vnet {
             set_offload(&fd, 0).map_err(|e| failed("TUNSETOFFLOAD", e))?;
+            let caps = Caps::PLAIN;
+            return Ok(Self {
+                fd,
+                kind,
+                name,
+                caps,
+            });
+        }
+        set_vnet_header_len(&fd, VNET_HEADER_LEN as i32)
+            .map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
+        // As old as the header itself (Linux 2.6.27), so not asked for one by one.
+        let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        // Linux 6.2. An unknown bit is EINVAL, so the kernel's age shows here and nowhere else.
+        let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+        let caps = Caps {
+            vnet: true,
+            uso: set_offload(&fd, tso | uso).is_ok(),
+        };
+        if !caps.uso {
+            set_offload(&fd, tso).map_err(|e| failed("TUNSETOFFLOAD", e))?;
         }
         Ok(Self {
             fd,
