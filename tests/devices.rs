@@ -21,18 +21,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use pontoon::frame::Caps;
-use pontoon::io::enter::{
-    Class, EnterError, EnterHelper, LIMIT, Opened, Provenance, Request, Target,
-};
+use pontoon::io::enter::{Class, EnterError, EnterHelper, LIMIT, Opened, Provenance, Request, Target};
 use pontoon::io::lifetime::{CHECK_EVERY, Gone, Life, Watcher};
 use pontoon::io::netcfg::{self, Config, Route};
 use pontoon::io::sys::msg;
 use pontoon::io::sys::netns::{self, Netns};
 use pontoon::io::sys::process::{self, Child};
-use pontoon::io::sys::tuntap::{Device, Header, Kind, TunError, VNET_HEADER_LEN};
+use pontoon::io::sys::tuntap::{Device, Header, Kind, TunError};
 use pontoon::io::tap::{ReadError, TapPort, WriteError};
 use pontoon::io::uplink::{Uplink, UplinkConfig};
 use pontoon::wire::mac::Mac;
+use pontoon::wire::vnet;
 
 fn main() {
     let mut arguments = Arguments::from_args();
@@ -48,25 +47,15 @@ fn main() {
     let mut trials = trials();
     let shared = outside.clone();
     let from_outside = move || {
-        a_container_of_the_same_user_is_entered_from_outside(
-            &mut shared.lock().expect("one thread"),
-        );
+        a_container_of_the_same_user_is_entered_from_outside(&mut shared.lock().expect("one thread"));
         Ok(())
     };
-    trials.push(Trial::test(
-        "a_container_of_the_same_user_is_entered_from_outside",
-        from_outside,
-    ));
+    trials.push(Trial::test("a_container_of_the_same_user_is_entered_from_outside", from_outside));
     let both = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
     if rustix::fs::access("/dev/fuse", both).is_ok() {
-        trials.push(trial(
-            "a_path_that_hangs_delays_no_other_request",
-            a_path_that_hangs_delays_no_other_request,
-        ));
+        trials.push(trial("a_path_that_hangs_delays_no_other_request", a_path_that_hangs_delays_no_other_request));
     } else {
-        println!(
-            "devices: left out a_path_that_hangs_delays_no_other_request: /dev/fuse is not ours to open"
-        );
+        println!("devices: left out a_path_that_hangs_delays_no_other_request: /dev/fuse is not ours to open");
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(outside);
@@ -144,10 +133,7 @@ fn a_tap_is_made_configured_and_leaves_nothing_behind() {
     assert_eq!(opened.provenance, Provenance::Made);
     assert_eq!(opened.netns, container.netns());
     assert_eq!((opened.link.mac, opened.link.mtu), (Some(mac), 1400));
-    assert_eq!(
-        (opened.link.up, opened.link.queue_len),
-        (true, netcfg::QUEUE_LEN)
-    );
+    assert_eq!((opened.link.up, opened.link.queue_len), (true, netcfg::QUEUE_LEN));
     assert_eq!(opened.link.addresses, [cidr("172.17.0.2/16")]);
     assert_eq!(opened.link.alias.as_deref(), Some("pontoon c1"));
     assert!(opened.device.caps().vnet);
@@ -170,7 +156,7 @@ fn frames_cross_a_tap_both_ways() {
     assert_eq!(request[38..42], [172, 17, 0, 1], "who has the gateway?");
 
     // The answer: 02:00:00:00:00:01 has it. Then the kernel sends what it held.
-    let header = [0; VNET_HEADER_LEN];
+    let header = [0; vnet::LEN];
     let mut reply = request[6..12].to_vec();
     reply.extend([2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
     reply.extend([2, 0, 0, 0, 0, 1, 172, 17, 0, 1]);
@@ -195,16 +181,9 @@ fn two_taps_share_a_namespace_and_one_has_the_default_route() {
     let container = Holder::new();
     let mut helper = helper();
     let first = helper.open(eth0(container.target())).expect("attached");
-    let config = Config {
-        addresses: vec![cidr("10.1.0.2/24")],
-        ..Config::default()
-    };
+    let config = Config { addresses: vec![cidr("10.1.0.2/24")], ..Config::default() };
     let name = "eth1".into();
-    let request = Request {
-        name,
-        config,
-        ..eth0(container.target())
-    };
+    let request = Request { name, config, ..eth0(container.target()) };
     let second = helper.open(request).expect("attached");
     assert_eq!(first.netns, second.netns);
     assert_ne!(first.link.mac, second.link.mac);
@@ -223,21 +202,14 @@ fn addresses_and_routes_of_both_families_are_set() {
     request.config.routes.push(Route::default_via(gateway));
     let mut helper = helper();
     let opened = helper.open(request.clone()).expect("attached");
-    assert_eq!(
-        sorted(&opened.link.addresses),
-        sorted(&request.config.addresses)
-    );
+    assert_eq!(sorted(&opened.link.addresses), sorted(&request.config.addresses));
     // A second time: all of it is there, and is no error.
     drop(TapPort::attach(opened, Life::Held).expect("kept"));
     let opened = helper.open(request.clone()).expect("attached again");
-    assert_eq!(
-        sorted(&opened.link.addresses),
-        sorted(&request.config.addresses)
-    );
-    let routes = within(&container, || {
-        std::fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("/proc")
-    });
-    let default = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 20010db8000000000000000000000001";
+    assert_eq!(sorted(&opened.link.addresses), sorted(&request.config.addresses));
+    let routes = within(&container, || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("/proc"));
+    let default =
+        "00000000000000000000000000000000 00 00000000000000000000000000000000 00 20010db8000000000000000000000001";
     assert_eq!(routes.matches(default).count(), 1, "{routes}");
 }
 
@@ -267,11 +239,7 @@ fn a_namespace_pinned_anew_is_another_one() {
     assert_eq!(life.check(), Some(Gone::PathChanged));
     std::fs::remove_file(&pin.path).expect("removed");
     pin_new_namespace(&pin.path);
-    assert_eq!(
-        life.check(),
-        Some(Gone::PathChanged),
-        "the TAP keeps the old inode from being used again"
-    );
+    assert_eq!(life.check(), Some(Gone::PathChanged), "the TAP keeps the old inode from being used again");
 }
 
 fn a_namespace_lives_as_long_as_its_process() {
@@ -283,14 +251,8 @@ fn a_namespace_lives_as_long_as_its_process() {
     let fd = life.fd().expect("pollable");
     assert!(process::wait_readable(fd, Duration::from_secs(5)).expect("polled"));
     assert_eq!(life.check(), Some(Gone::ProcessEnded));
-    let frame = [0; VNET_HEADER_LEN + 60];
-    assert_eq!(
-        opened
-            .device
-            .write(&frame)
-            .expect("the TAP does not notice"),
-        frame.len()
-    );
+    let frame = [0; vnet::LEN + 60];
+    assert_eq!(opened.device.write(&frame).expect("the TAP does not notice"), frame.len());
 }
 
 // ---- user namespaces
@@ -416,9 +378,7 @@ fn a_device_of_somebody_else_outlives_us() {
     let port = TapPort::attach(opened, Life::Held).expect("kept");
     port.detach().expect("released");
     let config = eth0(Target::Here).config;
-    helper
-        .undo(container.target(), "eth0", config)
-        .expect("undone");
+    helper.undo(container.target(), "eth0", config).expect("undone");
     assert_eq!(devices(&container), ["eth0", "lo"]);
     let (eth0, routes) = within(&container, || (link("eth0"), default_routes()));
     assert_eq!((eth0.addresses.len(), routes.len()), (0, 0));
@@ -530,11 +490,7 @@ fn a_missing_device_node_is_said_so() {
 /// The file system is a FUSE whose server never answers.
 fn a_path_that_hangs_delays_no_other_request() {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .expect("looked at before");
+    let server = std::fs::File::options().read(true).write(true).open("/dev/fuse").expect("looked at before");
     let number = std::os::fd::AsRawFd::as_raw_fd(&server);
     let options = format!("fd={number},rootmode=40000,user_id=0,group_id=0");
     let options = std::ffi::CString::new(options).expect("no NUL");
@@ -550,9 +506,7 @@ fn a_path_that_hangs_delays_no_other_request() {
 
     let container = Holder::new();
     let start = Instant::now();
-    helper
-        .open(eth0(container.target()))
-        .expect("the helper is well");
+    helper.open(eth0(container.target())).expect("the helper is well");
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).expect("unmounted");
 }
@@ -569,11 +523,7 @@ fn a_late_answer_is_not_taken_for_the_next_one() {
     request.name = "eth1".into();
     let second = helper.open(request).expect("attached");
     assert_eq!(second.device.name(), "eth1");
-    assert_eq!(
-        devices(&container),
-        ["eth1", "lo"],
-        "the late device is closed, and so deleted"
-    );
+    assert_eq!(devices(&container), ["eth1", "lo"], "the late device is closed, and so deleted");
 }
 
 /// A TAP handed over at start, or the pipe of --ready-fd, would stay open as long as the helper.
@@ -638,7 +588,7 @@ fn a_link_that_is_down_or_gone_is_told_apart() {
     let container = Holder::new();
     let opened = helper().open(eth0(container.target())).expect("attached");
     let index = opened.link.index;
-    let frame = [0; VNET_HEADER_LEN + 60];
+    let frame = [0; vnet::LEN + 60];
     let write = || opened.device.write(&frame).map_err(WriteError::from);
     let read = || opened.device.read(&mut [0; 2048]).map_err(ReadError::from);
     assert_eq!(write(), Ok(frame.len()));
@@ -654,7 +604,7 @@ fn a_link_that_is_down_or_gone_is_told_apart() {
 fn an_offload_the_kernel_refuses_is_told_apart() {
     let container = Holder::new();
     let opened = helper().open(eth0(container.target())).expect("attached");
-    let mut frame = [0; VNET_HEADER_LEN + 200];
+    let mut frame = [0; vnet::LEN + 200];
     frame[1] = 0x55; // no gso_type of virtio
     let refused = opened.device.write(&frame).map_err(WriteError::from);
     assert_eq!(refused, Err(WriteError::Refused));
@@ -671,10 +621,7 @@ fn what_we_do_not_read_is_counted() {
     assert!(stats.tx_dropped >= 28, "{stats:?}");
     drop(opened);
     let error = helper.stats(container.target(), "eth0").expect_err("gone");
-    assert_says(
-        &error,
-        &["eth0: cannot read its counters", "No such device"],
-    );
+    assert_says(&error, &["eth0: cannot read its counters", "No such device"]);
 }
 
 // ---- uplink
@@ -696,7 +643,7 @@ fn the_uplink_carries_packets_to_and_from_our_address() {
         assert_eq!(ping[16..20], address);
         assert!(ping.ends_with(b"ping"));
 
-        let mut pong = vec![0; VNET_HEADER_LEN];
+        let mut pong = vec![0; vnet::LEN];
         pong.extend(answer_to(&ping, b"pong"));
         uplink.device().write(&pong).expect("up");
         assert_eq!(receive(&socket), b"pong");
@@ -841,8 +788,7 @@ impl Holder {
         let child = process::fork(&[write.as_fd()], body).expect("a process");
         drop(write);
         let holder = Self { child };
-        read.read_exact(&mut [0])
-            .expect("the holder has its namespace");
+        read.read_exact(&mut [0]).expect("the holder has its namespace");
         holder
     }
 
@@ -950,13 +896,8 @@ fn names() -> Vec<String> {
 /// "device gateway" of each IPv4 default route, the gateway as /proc/net/route has it.
 fn default_routes() -> Vec<String> {
     let table = std::fs::read_to_string("/proc/thread-self/net/route").expect("/proc");
-    let rows = table
-        .lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row[1] == "00000000")
-        .map(|row| format!("{} {}", row[0], row[2]))
-        .collect()
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1] == "00000000").map(|row| format!("{} {}", row[0], row[2])).collect()
 }
 
 fn link(name: &str) -> netcfg::Link {
@@ -1040,20 +981,14 @@ fn udp_sum(packet: &[u8]) -> u16 {
 }
 
 fn ones_complement_sum(bytes: &[u8]) -> u16 {
-    let words = bytes
-        .chunks(2)
-        .map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+    let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
     let sum: u32 = words.sum();
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 fn drop_capabilities() {
     let none = rustix::thread::CapabilitySet::empty();
-    let sets = rustix::thread::CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
-    };
+    let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
     rustix::thread::set_capabilities(None, sets).expect("giving up is always allowed");
 }
 
@@ -1079,7 +1014,7 @@ fn reap(child: &mut Child) {
 /// The first frame that is as wanted, without its virtio header.
 fn read_until(device: &Device, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     assert!(device.caps().vnet);
-    read_frame(device, VNET_HEADER_LEN, wanted)
+    read_frame(device, vnet::LEN, wanted)
 }
 
 fn read_plain(device: &Device, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {

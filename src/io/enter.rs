@@ -145,19 +145,14 @@ pub enum Class {
 
 impl EnterError {
     fn new(class: Class, text: impl Into<String>) -> Self {
-        Self {
-            class,
-            text: text.into(),
-        }
+        Self { class, text: text.into() }
     }
 }
 
 impl From<NetnsError> for EnterError {
     fn from(error: NetnsError) -> Self {
         let class = match error {
-            NetnsError::Missing { .. }
-            | NetnsError::NotNetns { .. }
-            | NetnsError::NoProcess { .. } => Class::NoTarget,
+            NetnsError::Missing { .. } | NetnsError::NotNetns { .. } | NetnsError::NoProcess { .. } => Class::NoTarget,
             NetnsError::Foreign { .. } => Class::Forbidden,
             NetnsError::Other { .. } => Class::Device,
         };
@@ -195,15 +190,8 @@ struct Envelope {
 #[derive(Serialize, Deserialize)]
 enum Order {
     Open(Request),
-    Undo {
-        target: Target,
-        name: String,
-        config: Config,
-    },
-    Stats {
-        target: Target,
-        name: String,
-    },
+    Undo { target: Target, name: String, config: Config },
+    Stats { target: Target, name: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -215,12 +203,7 @@ struct Answer {
 /// The file descriptors of `Opened` travel beside it: the device, then the pidfd if there is one.
 #[derive(Serialize, Deserialize)]
 enum Done {
-    Opened {
-        kind: Kind,
-        link: Link,
-        netns: NetnsId,
-        provenance: Provenance,
-    },
+    Opened { kind: Kind, link: Link, netns: NetnsId, provenance: Provenance },
     Undone,
     Stats(LinkStats),
 }
@@ -242,11 +225,7 @@ impl EnterHelper {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let parent = own_pid();
         let child = process::fork(&[theirs.as_fd()], || serve(&theirs, parent))?;
-        Ok(Self {
-            socket: ours,
-            child,
-            last_number: 0,
-        })
+        Ok(Self { socket: ours, child, last_number: 0 })
     }
 
     /// The helper's process id.
@@ -259,33 +238,17 @@ impl EnterHelper {
     /// The device does not persist yet (see [`Provenance::keep`]) unless it did before.
     pub fn open(&mut self, request: Request) -> Result<Opened, EnterError> {
         let (done, fds) = self.ask(Order::Open(request))?;
-        let Done::Opened {
-            kind,
-            link,
-            netns,
-            provenance,
-        } = done
-        else {
+        let Done::Opened { kind, link, netns, provenance } = done else {
             return Err(out_of_order());
         };
         let mut fds = fds.into_iter();
         let device = Device::adopt(fds.next().ok_or_else(out_of_order)?, kind)?;
-        Ok(Opened {
-            device,
-            link,
-            netns,
-            provenance,
-            pidfd: fds.next(),
-        })
+        Ok(Opened { device, link, netns, provenance, pidfd: fds.next() })
     }
 
     /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it.
     pub fn undo(&mut self, target: Target, name: &str, config: Config) -> Result<(), EnterError> {
-        match self.ask(Order::Undo {
-            target,
-            name: name.into(),
-            config,
-        })? {
+        match self.ask(Order::Undo { target, name: name.into(), config })? {
             (Done::Undone, _) => Ok(()),
             _ => Err(out_of_order()),
         }
@@ -293,10 +256,7 @@ impl EnterHelper {
 
     /// The kernel's counters of a device, read in its namespace.
     pub fn stats(&mut self, target: Target, name: &str) -> Result<LinkStats, EnterError> {
-        match self.ask(Order::Stats {
-            target,
-            name: name.into(),
-        })? {
+        match self.ask(Order::Stats { target, name: name.into() })? {
             (Done::Stats(stats), _) => Ok(stats),
             _ => Err(out_of_order()),
         }
@@ -307,10 +267,7 @@ impl EnterHelper {
         let number = self.last_number;
         // Fails on a path that is not UTF-8, which JSON cannot carry.
         let request = serde_json::to_vec(&Envelope { number, order }).map_err(|error| {
-            EnterError::new(
-                Class::Invalid,
-                format!("the request cannot be sent to the helper: {error}"),
-            )
+            EnterError::new(Class::Invalid, format!("the request cannot be sent to the helper: {error}"))
         })?;
         if request.len() > MAX_MESSAGE {
             let text = format!(
@@ -335,13 +292,11 @@ impl EnterHelper {
                 }
                 Err(error) => return Err(helper_gone(&error)),
             }
-            let received =
-                msg::recv(&self.socket, &mut buf).map_err(|error| helper_gone(&error))?;
+            let received = msg::recv(&self.socket, &mut buf).map_err(|error| helper_gone(&error))?;
             if received.len == 0 {
                 return Err(helper_gone(&io::ErrorKind::UnexpectedEof.into()));
             }
-            let answer: Answer =
-                serde_json::from_slice(&buf[..received.len]).map_err(|_| out_of_order())?;
+            let answer: Answer = serde_json::from_slice(&buf[..received.len]).map_err(|_| out_of_order())?;
             // An answer to an earlier request that was given up: its descriptors are closed here.
             if answer.number == number {
                 return Ok((answer.result?, received.fds));
@@ -368,10 +323,7 @@ fn helper_gone(error: &io::Error) -> EnterError {
 }
 
 fn out_of_order() -> EnterError {
-    EnterError::new(
-        Class::Helper,
-        "the helper that enters namespaces gave an answer that is none; restart pontoon",
-    )
+    EnterError::new(Class::Helper, "the helper that enters namespaces gave an answer that is none; restart pontoon")
 }
 
 fn own_pid() -> i32 {
@@ -404,14 +356,7 @@ fn serve(socket: &OwnedFd, parent: i32) -> u8 {
             serve_one(socket, number, order, &mut stuck)
         };
         if let Err(error) = result
-            && !answer(
-                socket,
-                &Answer {
-                    number,
-                    result: Err(error),
-                },
-                &[],
-            )
+            && !answer(socket, &Answer { number, result: Err(error) }, &[])
         {
             return 0;
         }
@@ -419,21 +364,11 @@ fn serve(socket: &OwnedFd, parent: i32) -> u8 {
 }
 
 /// Has a child do the work and answer; an error if it did not answer.
-fn serve_one(
-    socket: &OwnedFd,
-    number: u64,
-    order: Order,
-    stuck: &mut Vec<Child>,
-) -> Result<(), EnterError> {
+fn serve_one(socket: &OwnedFd, number: u64, order: Order, stuck: &mut Vec<Child>) -> Result<(), EnterError> {
     let what = describe(&order);
     let helper = own_pid();
     let mut child = process::fork(&[socket.as_fd()], || work(socket, number, order, helper))
-        .map_err(|error| {
-            EnterError::new(
-                Class::Helper,
-                format!("{what}: cannot start a process for it: {error}"),
-            )
-        })?;
+        .map_err(|error| EnterError::new(Class::Helper, format!("{what}: cannot start a process for it: {error}")))?;
     match child.wait(LIMIT) {
         Ok(Some(Exit::Code(0))) => Ok(()),
         Ok(Some(exit)) => {
@@ -448,9 +383,7 @@ fn serve_one(
             if matches!(child.wait(GRACE / 5), Ok(None)) {
                 stuck.push(child);
             }
-            let text = format!(
-                "{what}: no end after {LIMIT:?}; see whether the file system of its path answers"
-            );
+            let text = format!("{what}: no end after {LIMIT:?}; see whether the file system of its path answers");
             Err(EnterError::new(Class::TimedOut, text))
         }
     }
@@ -477,11 +410,7 @@ fn work(socket: &OwnedFd, number: u64, order: Order, helper: i32) -> u8 {
     let mut fds = Vec::new();
     let result = match order {
         Order::Open(request) => open(&request, helper, &mut fds),
-        Order::Undo {
-            target,
-            name,
-            config,
-        } => enter(&target, helper).and_then(|_| {
+        Order::Undo { target, name, config } => enter(&target, helper).and_then(|_| {
             netcfg::undo(&name, &config)?;
             Ok(Done::Undone)
         }),
@@ -504,9 +433,7 @@ fn enter(target: &Target, helper: i32) -> Result<(NetnsId, Option<OwnedFd>), Ent
             let id = netns::current().map_err(|error| {
                 EnterError::new(
                     Class::Device,
-                    format!(
-                        "cannot identify our own network namespace: {error}; is /proc mounted?"
-                    ),
+                    format!("cannot identify our own network namespace: {error}; is /proc mounted?"),
                 )
             })?;
             return Ok((id, None));
@@ -524,19 +451,9 @@ fn enter(target: &Target, helper: i32) -> Result<(NetnsId, Option<OwnedFd>), Ent
 }
 
 fn open(request: &Request, helper: i32, fds: &mut Vec<OwnedFd>) -> Result<Done, EnterError> {
-    let Request {
-        target,
-        kind,
-        name,
-        header,
-        config,
-    } = request;
+    let Request { target, kind, name, header, config } = request;
     let (netns, pidfd) = enter(target, helper)?;
-    let before = if tuntap::exists(name) {
-        Some(netcfg::link(name)?)
-    } else {
-        None
-    };
+    let before = if tuntap::exists(name) { Some(netcfg::link(name)?) } else { None };
     let device = Device::open(*kind, name, *header)?;
     let provenance = match &before {
         None => Provenance::Made,
@@ -552,19 +469,12 @@ fn open(request: &Request, helper: i32, fds: &mut Vec<OwnedFd>) -> Result<Done, 
         Ok(link) => {
             fds.push(device.into());
             fds.extend(pidfd);
-            Ok(Done::Opened {
-                kind: *kind,
-                link,
-                netns,
-                provenance,
-            })
+            Ok(Done::Opened { kind: *kind, link, netns, provenance })
         }
         Err(error) => {
             if let Some(before) = before.filter(|_| provenance == Provenance::Found) {
                 let mut added = config.clone();
-                added
-                    .addresses
-                    .retain(|address| !before.addresses.contains(address));
+                added.addresses.retain(|address| !before.addresses.contains(address));
                 added.routes.clear();
                 // What failed is what the caller is told; a second failure on the way back would only hide it.
                 let _ = netcfg::undo(name, &added);

@@ -144,12 +144,8 @@ struct Watched {
 
 impl Watcher {
     pub fn new() -> io::Result<Self> {
-        let inotify =
-            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Shared {
-            inotify,
-            directories: Mutex::default(),
-        })))
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        Ok(Self(Arc::new(Shared { inotify, directories: Mutex::default() })))
     }
 
     /// Reads what has happened; whether anything did, so that the paths are to be checked.
@@ -166,46 +162,25 @@ impl Watcher {
     fn watch(&self, path: &Path, id: NetnsId) -> WatchedPath {
         use inotify::WatchFlags;
         let directory = directory_of(path);
-        let mut directories = self
-            .0
-            .directories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut directories = self.0.directories.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watched) = directories.get_mut(&directory) {
             watched.paths += 1;
         } else {
-            let events = WatchFlags::DELETE
-                | WatchFlags::MOVED_FROM
-                | WatchFlags::MOVED_TO
-                | WatchFlags::DELETE_SELF;
+            let events = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
             // Without a watch (no more of them, or /proc) the regular checks are enough.
             match inotify::add_watch(&self.0.inotify, &directory, events | WatchFlags::ONLYDIR) {
                 Ok(descriptor) => {
-                    directories.insert(
-                        directory,
-                        Watched {
-                            descriptor,
-                            paths: 1,
-                        },
-                    );
+                    directories.insert(directory, Watched { descriptor, paths: 1 });
                 }
                 Err(error) => log::debug!("{}: not watched: {error}", directory.display()),
             }
         }
-        WatchedPath {
-            path: path.into(),
-            id,
-            watcher: self.clone(),
-        }
+        WatchedPath { path: path.into(), id, watcher: self.clone() }
     }
 
     fn forget(&self, path: &Path) {
         let directory = directory_of(path);
-        let mut directories = self
-            .0
-            .directories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut directories = self.0.directories.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watched) = directories.get_mut(&directory) {
             watched.paths -= 1;
             if watched.paths == 0 {
@@ -288,20 +263,13 @@ mod tests {
 
     #[test]
     fn a_process_lives_until_it_ends() {
-        let mut sleeper = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .expect("cat");
+        let mut sleeper = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
         let pid = rustix::process::Pid::from_child(&sleeper);
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            .expect("a pidfd");
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a pidfd");
         let life = Life::Pid(pidfd);
         assert_eq!(life.check(), None);
         drop(sleeper.stdin.take());
-        assert!(
-            process::wait_readable(life.fd().expect("pollable"), Duration::from_secs(5))
-                .expect("polled")
-        );
+        assert!(process::wait_readable(life.fd().expect("pollable"), Duration::from_secs(5)).expect("polled"));
         assert_eq!(life.check(), Some(Gone::ProcessEnded));
         sleeper.wait().expect("reaped");
     }

@@ -18,14 +18,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
@@ -81,13 +78,8 @@ impl fmt::Display for Route {
 impl Route {
     /// Everything of `via`'s family.
     pub fn default_via(via: Addr) -> Self {
-        let everywhere = Cidr::new(via, 0)
-            .expect("no address is shorter than 0 bits")
-            .network();
-        Self {
-            to: everywhere,
-            via: Some(via),
-        }
+        let everywhere = Cidr::new(via, 0).expect("no address is shorter than 0 bits").network();
+        Self { to: everywhere, via: Some(via) }
     }
 }
 
@@ -149,14 +141,7 @@ pub struct NetcfgError {
 ///
 /// `made`: we made it just now, so it is marked as ours.
 pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgError> {
-    let Config {
-        label,
-        mac,
-        mtu,
-        queue_len,
-        addresses,
-        routes,
-    } = config;
+    let Config { label, mac, mtu, queue_len, addresses, routes } = config;
     let mut netlink = explain(name, Netlink::open(), "open a netlink socket", "")?;
     let lo = explain(name, netlink.link("lo"), "find lo", "")?;
     if !lo.up {
@@ -227,12 +212,7 @@ pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgErro
 
 /// Names the step that failed. The cure of EPERM is always the same: what we may not do, an administrator may, by
 /// `ip COMMAND`.
-fn explain<T>(
-    device: &str,
-    done: Result<T, Errno>,
-    step: &str,
-    command: &str,
-) -> Result<T, NetcfgError> {
+fn explain<T>(device: &str, done: Result<T, Errno>, step: &str, command: &str) -> Result<T, NetcfgError> {
     done.map_err(|reason| NetcfgError {
         device: device.into(),
         step: step.into(),
@@ -292,10 +272,7 @@ impl Netlink {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            Ok(Self {
-                socket,
-                sequence: 0,
-            })
+            Ok(Self { socket, sequence: 0 })
         };
         open().map_err(|error: std::io::Error| errno_of(&error))
     }
@@ -325,22 +302,19 @@ impl Netlink {
 
     fn stats(&mut self, name: &str) -> Result<LinkStats, Errno> {
         let message = self.link_message(name)?;
-        let stats = message
-            .attributes
-            .into_iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::Stats64(stats) => Some(LinkStats {
-                    rx_packets: stats.rx_packets,
-                    rx_bytes: stats.rx_bytes,
-                    rx_errors: stats.rx_errors,
-                    rx_dropped: stats.rx_dropped,
-                    tx_packets: stats.tx_packets,
-                    tx_bytes: stats.tx_bytes,
-                    tx_errors: stats.tx_errors,
-                    tx_dropped: stats.tx_dropped,
-                }),
-                _ => None,
-            });
+        let stats = message.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => Some(LinkStats {
+                rx_packets: stats.rx_packets,
+                rx_bytes: stats.rx_bytes,
+                rx_errors: stats.rx_errors,
+                rx_dropped: stats.rx_dropped,
+                tx_packets: stats.tx_packets,
+                tx_bytes: stats.tx_bytes,
+                tx_errors: stats.tx_errors,
+                tx_dropped: stats.tx_dropped,
+            }),
+            _ => None,
+        });
         stats.ok_or(Errno::OPNOTSUPP)
     }
 
@@ -357,14 +331,11 @@ impl Netlink {
 
     /// The addresses that somebody gave to the device: not the link-local one that the kernel makes for itself.
     fn addresses(&mut self, index: u32) -> Result<Vec<Cidr>, Errno> {
-        let answers = self.request(
-            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-            NLM_F_DUMP,
-        )?;
+        let answers = self.request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
         let addresses = answers.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
-                let kernels = message.header.family == AddressFamily::Inet6
-                    && message.header.scope == AddressScope::Link;
+                let kernels =
+                    message.header.family == AddressFamily::Inet6 && message.header.scope == AddressScope::Link;
                 let prefix = message.header.prefix_len;
                 // Of a point-to-point address IFA_ADDRESS is the peer; IFA_LOCAL is always the local one, if it is there.
                 let local = message.attributes.iter().find_map(|a| match a {
@@ -375,10 +346,7 @@ impl Netlink {
                     AddressAttribute::Address(addr) => Some(*addr),
                     _ => None,
                 });
-                local
-                    .or(address)
-                    .filter(|_| !kernels)
-                    .and_then(|addr| Cidr::new(addr.into(), prefix))
+                local.or(address).filter(|_| !kernels).and_then(|addr| Cidr::new(addr.into(), prefix))
             }
             _ => None,
         });
@@ -403,41 +371,26 @@ impl Netlink {
     fn add_address(&mut self, index: u32, address: Cidr) -> Result<(), Errno> {
         let mut message = address_message(index, address);
         let broadcast = address.broadcast().and_then(Addr::as_v4);
-        message
-            .attributes
-            .extend(broadcast.map(|octets| AddressAttribute::Broadcast(octets.into())));
-        self.order(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        message.attributes.extend(broadcast.map(|octets| AddressAttribute::Broadcast(octets.into())));
+        self.order(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     fn remove_address(&mut self, index: u32, address: Cidr) -> Result<(), Errno> {
-        self.order(
-            RouteNetlinkMessage::DelAddress(address_message(index, address)),
-            0,
-        )
+        self.order(RouteNetlinkMessage::DelAddress(address_message(index, address)), 0)
     }
 
     fn replace_route(&mut self, index: u32, route: &Route) -> Result<(), Errno> {
         let message = route_message(index, route);
-        self.order(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        self.order(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     fn remove_route(&mut self, index: u32, route: &Route) -> Result<(), Errno> {
-        self.order(
-            RouteNetlinkMessage::DelRoute(route_message(index, route)),
-            0,
-        )
+        self.order(RouteNetlinkMessage::DelRoute(route_message(index, route)), 0)
     }
 
     /// Whether the main table sends the route's destinations where it says. Asked only when we may not set it.
     fn has_route(&mut self, index: u32, route: &Route) -> bool {
-        self.routes(index)
-            .is_ok_and(|found| found.iter().any(|found| is_route(found, index, route)))
+        self.routes(index).is_ok_and(|found| found.iter().any(|found| is_route(found, index, route)))
     }
 
     /// Removes from a device of an earlier run what `config` does not ask for: addresses, and the static routes, which
@@ -481,11 +434,7 @@ impl Netlink {
     }
 
     /// Sends one request and collects its answers, up to the acknowledgement, the end of the dump, or the one answer.
-    fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, Errno> {
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Errno> {
         self.sequence += 1;
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;
@@ -493,20 +442,14 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket
-            .send(&bytes, 0)
-            .map_err(|error| errno_of(&error))?;
+        self.socket.send(&bytes, 0).map_err(|error| errno_of(&error))?;
 
         let mut answers = Vec::new();
         loop {
-            let (bytes, _) = self
-                .socket
-                .recv_from_full()
-                .map_err(|error| errno_of(&error))?;
+            let (bytes, _) = self.socket.recv_from_full().map_err(|error| errno_of(&error))?;
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|_| Errno::PROTO)?;
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|_| Errno::PROTO)?;
                 // Netlink aligns messages to 4 bytes; the last may end unaligned.
                 let len = (answer.header.length as usize).next_multiple_of(4).max(16);
                 rest = rest.get(len..).unwrap_or_default();
@@ -548,11 +491,7 @@ fn errno_of(error: &std::io::Error) -> Errno {
 }
 
 fn family(addr: Addr) -> AddressFamily {
-    if addr.is_v4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
+    if addr.is_v4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 fn address_message(index: u32, address: Cidr) -> AddressMessage {
@@ -577,21 +516,11 @@ fn route_message(index: u32, route: &Route) -> RouteMessage {
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
-    message.header.scope = if route.via.is_some() {
-        RouteScope::Universe
-    } else {
-        RouteScope::Link
-    };
+    message.header.scope = if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
     if route.to.bits() > 0 {
-        message
-            .attributes
-            .push(RouteAttribute::Destination(to.into()));
+        message.attributes.push(RouteAttribute::Destination(to.into()));
     }
-    message.attributes.extend(
-        route
-            .via
-            .map(|via| RouteAttribute::Gateway(IpAddr::from(via).into())),
-    );
+    message.attributes.extend(route.via.map(|via| RouteAttribute::Gateway(IpAddr::from(via).into())));
     message.attributes.push(RouteAttribute::Oif(index));
     message
 }

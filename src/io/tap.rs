@@ -22,31 +22,15 @@ pub struct TapPort {
 impl TapPort {
     /// Takes what the helper opened, and has it persist until [`TapPort::detach`].
     pub fn attach(opened: Opened, life: Life) -> io::Result<Self> {
-        let Opened {
-            device,
-            link: _,
-            netns,
-            provenance,
-            pidfd: _,
-        } = opened;
+        let Opened { device, link: _, netns, provenance, pidfd: _ } = opened;
         provenance.keep(&device)?;
-        Ok(Self {
-            device,
-            life,
-            netns: Some(netns),
-            provenance,
-        })
+        Ok(Self { device, life, netns: Some(netns), provenance })
     }
 
     /// Takes a file descriptor that somebody made and configured and handed over (`--tap-fd`); nothing of the device
     /// but its offloads is changed, now or at the end.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
-        Ok(Self {
-            device: Device::adopt(fd, Kind::Tap)?,
-            life: Life::Held,
-            netns: None,
-            provenance: Provenance::Found,
-        })
+        Ok(Self { device: Device::adopt(fd, Kind::Tap)?, life: Life::Held, netns: None, provenance: Provenance::Found })
     }
 
     pub fn device(&self) -> &Device {

@@ -35,18 +35,8 @@ pub struct UplinkConfig {
 impl UplinkConfig {
     /// What the helper is asked for.
     pub fn request(&self) -> Result<Request, EnterError> {
-        let Self {
-            name,
-            address,
-            peer,
-            netns,
-            mtu,
-            header,
-        } = self;
-        let invalid = |text| EnterError {
-            class: Class::Invalid,
-            text,
-        };
+        let Self { name, address, peer, netns, mtu, header } = self;
+        let invalid = |text| EnterError { class: Class::Invalid, text };
         if let Some(peer) = peer {
             if peer.addr() == *address {
                 return Err(invalid(format!(
@@ -60,10 +50,7 @@ impl UplinkConfig {
             }
         }
         let covered = peer.is_some_and(|peer| peer.contains(*address));
-        let route = (!covered).then_some(Route {
-            to: Cidr::host(*address),
-            via: None,
-        });
+        let route = (!covered).then_some(Route { to: Cidr::host(*address), via: None });
         Ok(Request {
             target: netns.clone().map_or(Target::Here, Target::Path),
             kind: Kind::Tun,
@@ -93,27 +80,16 @@ pub struct Uplink {
 impl Uplink {
     pub fn open(helper: &mut EnterHelper, config: &UplinkConfig) -> Result<Self, EnterError> {
         let opened = helper.open(config.request()?)?;
-        opened
-            .provenance
-            .keep(&opened.device)
-            .map_err(|error| EnterError {
-                class: Class::Device,
-                text: format!("TUN {}: cannot make it persist: {error}", config.name),
-            })?;
-        Ok(Self {
-            mtu: Some(opened.link.mtu),
-            device: opened.device,
-            provenance: opened.provenance,
-        })
+        opened.provenance.keep(&opened.device).map_err(|error| EnterError {
+            class: Class::Device,
+            text: format!("TUN {}: cannot make it persist: {error}", config.name),
+        })?;
+        Ok(Self { mtu: Some(opened.link.mtu), device: opened.device, provenance: opened.provenance })
     }
 
     /// Takes a file descriptor that somebody made and configured and handed over.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
-        Ok(Self {
-            device: Device::adopt(fd, Kind::Tun)?,
-            mtu: None,
-            provenance: Provenance::Found,
-        })
+        Ok(Self { device: Device::adopt(fd, Kind::Tun)?, mtu: None, provenance: Provenance::Found })
     }
 
     pub fn device(&self) -> &Device {
@@ -161,25 +137,16 @@ mod tests {
 
     #[test]
     fn a_peer_whose_prefix_covers_us_needs_no_route() {
-        let covered = uplink("192.0.2.10", Some("192.0.2.1/24"))
-            .request()
-            .expect("valid")
-            .config;
+        let covered = uplink("192.0.2.10", Some("192.0.2.1/24")).request().expect("valid").config;
         assert_eq!(covered.routes, []);
         assert_eq!(covered.addresses, ["192.0.2.1/24".parse().expect("a cidr")]);
-        let not_covered = uplink("198.51.100.10", Some("192.0.2.1/24"))
-            .request()
-            .expect("valid")
-            .config;
+        let not_covered = uplink("198.51.100.10", Some("192.0.2.1/24")).request().expect("valid").config;
         assert_eq!(not_covered.routes.len(), 1);
     }
 
     #[test]
     fn an_uplink_that_is_its_own_peer_is_refused() {
-        for (address, peer) in [
-            ("192.0.2.1", "192.0.2.1/24"),
-            ("192.0.2.1", "2001:db8::1/64"),
-        ] {
+        for (address, peer) in [("192.0.2.1", "192.0.2.1/24"), ("192.0.2.1", "2001:db8::1/64")] {
             let error = uplink(address, Some(peer)).request().expect_err("refused");
             assert_eq!(error.class, Class::Invalid);
         }

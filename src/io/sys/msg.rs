@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 /// The most file descriptors in one message that we send or take.
@@ -17,12 +17,7 @@ const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
 /// Two connected sockets that keep message boundaries (SOCK_SEQPACKET), blocking.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
-    Ok(rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        flags,
-        None,
-    )?)
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// Sends `bytes` and copies of `fds` with them; returns how many bytes went, on a stream socket perhaps not all (the
@@ -30,17 +25,11 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if bytes.is_empty() || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)))
-    {
+    if bytes.is_empty() || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds))) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     loop {
-        match rustix::net::sendmsg(
-            &socket,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        ) {
+        match rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
             Err(rustix::io::Errno::INTR) => {}
             done => return Ok(done?),
         }
@@ -62,12 +51,7 @@ pub fn recv(socket: impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
-        match rustix::net::recvmsg(
-            &socket,
-            &mut [IoSliceMut::new(buf)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        ) {
+        match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buf)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
             done => break done?,
         }
@@ -80,16 +64,10 @@ pub fn recv(socket: impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
         })
         .flatten()
         .collect();
-    if message
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    Ok(Received {
-        len: message.bytes,
-        fds,
-    })
+    Ok(Received { len: message.bytes, fds })
 }
 
 #[cfg(test)]
@@ -100,28 +78,18 @@ mod tests {
     #[test]
     fn several_descriptors_arrive_in_order_and_close_on_exec() {
         let (a, b) = pair().expect("a socket pair");
-        let pipes: Vec<_> = (0..3)
-            .map(|_| rustix::pipe::pipe().expect("a pipe"))
-            .collect();
+        let pipes: Vec<_> = (0..3).map(|_| rustix::pipe::pipe().expect("a pipe")).collect();
         let ends: Vec<_> = pipes.iter().map(|(_, write)| write.as_fd()).collect();
         assert_eq!(send(&a, b"three", &ends).expect("sent"), 5);
         let mut buf = [0; 16];
         let got = recv(&b, &mut buf).expect("received");
         assert_eq!((&buf[..got.len], got.fds.len()), (&b"three"[..], 3));
         for (number, (fd, (read, write))) in got.fds.into_iter().zip(pipes).enumerate() {
-            assert!(
-                rustix::io::fcntl_getfd(&fd)
-                    .expect("flags")
-                    .contains(rustix::io::FdFlags::CLOEXEC)
-            );
+            assert!(rustix::io::fcntl_getfd(&fd).expect("flags").contains(rustix::io::FdFlags::CLOEXEC));
             drop(write);
-            std::fs::File::from(fd)
-                .write_all(&[number as u8])
-                .expect("written");
+            std::fs::File::from(fd).write_all(&[number as u8]).expect("written");
             let mut all = Vec::new();
-            std::fs::File::from(read)
-                .read_to_end(&mut all)
-                .expect("the last writer is closed");
+            std::fs::File::from(read).read_to_end(&mut all).expect("the last writer is closed");
             assert_eq!(all, [number as u8]);
         }
     }
@@ -135,9 +103,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         drop(write);
         let mut all = Vec::new();
-        std::fs::File::from(read)
-            .read_to_end(&mut all)
-            .expect("no writer is left");
+        std::fs::File::from(read).read_to_end(&mut all).expect("no writer is left");
     }
 
     #[test]

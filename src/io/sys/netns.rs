@@ -46,21 +46,12 @@ pub enum NetnsError {
     #[error("no process {pid}: it has ended, or it lives in another pid namespace")]
     NoProcess { pid: i32 },
     #[error("the network namespace {target} is not ours to enter as uid {uid}: {reason}")]
-    Foreign {
-        target: String,
-        uid: u32,
-        reason: &'static str,
-    },
+    Foreign { target: String, uid: u32, reason: &'static str },
     #[error("cannot {what} {target}: {reason}")]
-    Other {
-        what: &'static str,
-        target: String,
-        reason: Errno,
-    },
+    Other { what: &'static str, target: String, reason: Errno },
 }
 
-const NOT_OWNER: &str =
-    "it belongs to the user namespace of somebody else; run pontoon as the user who made it";
+const NOT_OWNER: &str = "it belongs to the user namespace of somebody else; run pontoon as the user who made it";
 const NO_CAPABILITY: &str = "its user namespace is the one we are in, and there we have no CAP_SYS_ADMIN; run pontoon as root, or in a user namespace of your own (unshare -r)";
 const OUTSIDE: &str = "it belongs to a user namespace outside of ours; run pontoon there";
 const HIDDEN: &str = "its file is not ours to open; run pontoon as the user whose namespace it is";
@@ -79,10 +70,7 @@ impl Netns {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|reason| match reason {
             Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP => {
-                NetnsError::Missing {
-                    path: path.into(),
-                    reason,
-                }
+                NetnsError::Missing { path: path.into(), reason }
             }
             Errno::ACCESS | Errno::PERM => NetnsError::Foreign {
                 target: path.display().to_string(),
@@ -90,11 +78,9 @@ impl Netns {
                 reason: HIDDEN,
             },
             Errno::NXIO => NetnsError::NotNetns { path: path.into() },
-            reason => NetnsError::Other {
-                what: "open the network namespace",
-                target: path.display().to_string(),
-                reason,
-            },
+            reason => {
+                NetnsError::Other { what: "open the network namespace", target: path.display().to_string(), reason }
+            }
         })?;
         if !is_network_namespace(&fd) {
             return Err(NetnsError::NotNetns { path: path.into() });
@@ -107,26 +93,15 @@ impl Netns {
         // `from_raw` must not see a negative number.
         let known = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw);
         let known = known.ok_or(NetnsError::NoProcess { pid })?;
-        let pidfd =
-            rustix::process::pidfd_open(known, PidfdFlags::empty()).map_err(
-                |reason| match reason {
-                    Errno::SRCH | Errno::INVAL => NetnsError::NoProcess { pid },
-                    reason => NetnsError::Other {
-                        what: "watch",
-                        target: format!("process {pid}"),
-                        reason,
-                    },
-                },
-            )?;
+        let pidfd = rustix::process::pidfd_open(known, PidfdFlags::empty()).map_err(|reason| match reason {
+            Errno::SRCH | Errno::INVAL => NetnsError::NoProcess { pid },
+            reason => NetnsError::Other { what: "watch", target: format!("process {pid}"), reason },
+        })?;
         let netns = match Self::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
             Err(NetnsError::Missing { .. }) => return Err(NetnsError::NoProcess { pid }),
             Err(NetnsError::Foreign { uid, reason, .. }) => {
                 let target = format!("of process {pid}");
-                return Err(NetnsError::Foreign {
-                    target,
-                    uid,
-                    reason,
-                });
+                return Err(NetnsError::Foreign { target, uid, reason });
             }
             other => other?,
         };
@@ -139,16 +114,8 @@ impl Netns {
 
     fn of(fd: OwnedFd, target: String) -> Result<Self, NetnsError> {
         match rustix::fs::fstat(&fd) {
-            Ok(stat) => Ok(Self {
-                id: id_of(&stat),
-                fd,
-                target,
-            }),
-            Err(reason) => Err(NetnsError::Other {
-                what: "identify the network namespace",
-                target,
-                reason,
-            }),
+            Ok(stat) => Ok(Self { id: id_of(&stat), fd, target }),
+            Err(reason) => Err(NetnsError::Other { what: "identify the network namespace", target, reason }),
         }
     }
 
@@ -161,20 +128,9 @@ impl Netns {
     pub fn enter(&self) -> Result<(), NetnsError> {
         // Asked now: in the user namespace of the target it has another number.
         let uid = rustix::process::geteuid().as_raw();
-        let foreign = |reason| NetnsError::Foreign {
-            target: self.target.clone(),
-            uid,
-            reason,
-        };
-        let other = |what| {
-            move |reason| NetnsError::Other {
-                what,
-                target: self.target.clone(),
-                reason,
-            }
-        };
-        let join =
-            |fd: BorrowedFd<'_>, kind| rustix::thread::move_into_link_name_space(fd, Some(kind));
+        let foreign = |reason| NetnsError::Foreign { target: self.target.clone(), uid, reason };
+        let other = |what| move |reason| NetnsError::Other { what, target: self.target.clone(), reason };
+        let join = |fd: BorrowedFd<'_>, kind| rustix::thread::move_into_link_name_space(fd, Some(kind));
         match join(self.fd.as_fd(), LinkNameSpaceType::Network) {
             Err(Errno::PERM) => {}
             done => return done.map_err(other("enter the network namespace")),
@@ -220,19 +176,13 @@ pub fn identify(path: &Path) -> io::Result<NetnsId> {
 }
 
 fn id_of(stat: &rustix::fs::Stat) -> NetnsId {
-    NetnsId {
-        dev: stat.st_dev,
-        ino: stat.st_ino,
-    }
+    NetnsId { dev: stat.st_dev, ino: stat.st_ino }
 }
 
 fn is_network_namespace(fd: &OwnedFd) -> bool {
-    let on_nsfs = rustix::fs::fstatfs(fd)
-        .is_ok_and(|fs| i128::from(fs.f_type) == i128::from(libc::NSFS_MAGIC));
+    let on_nsfs = rustix::fs::fstatfs(fd).is_ok_and(|fs| i128::from(fs.f_type) == i128::from(libc::NSFS_MAGIC));
     // SAFETY: NS_GET_NSTYPE takes nothing and answers with its return value; only asked of a file of the nsfs.
-    on_nsfs
-        && unsafe { ioctl::ioctl(fd, Answer::<{ libc::NS_GET_NSTYPE as Opcode }>) }
-            == Ok(libc::CLONE_NEWNET)
+    on_nsfs && unsafe { ioctl::ioctl(fd, Answer::<{ libc::NS_GET_NSTYPE as Opcode }>) } == Ok(libc::CLONE_NEWNET)
 }
 
 fn owner(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
@@ -261,10 +211,7 @@ unsafe impl<const OPCODE: Opcode> ioctl::Ioctl for Answer<OPCODE> {
         std::ptr::null_mut()
     }
 
-    unsafe fn output_from_ptr(
-        answer: IoctlOutput,
-        _: *mut core::ffi::c_void,
-    ) -> rustix::io::Result<i32> {
+    unsafe fn output_from_ptr(answer: IoctlOutput, _: *mut core::ffi::c_void) -> rustix::io::Result<i32> {
         Ok(answer)
     }
 }
@@ -272,10 +219,7 @@ unsafe impl<const OPCODE: Opcode> ioctl::Ioctl for Answer<OPCODE> {
 /// Puts the process, which must have one thread, into a new user namespace in which it is root and has every
 /// capability. The one id outside is the caller's own.
 pub fn unshare_user() -> io::Result<()> {
-    let (uid, gid) = (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     unshare(UnshareFlags::NEWUSER)?;
     // user_namespaces(7): without CAP_SETGID outside, setgroups must be given up before a gid may be mapped.
     std::fs::write("/proc/self/setgroups", "deny")?;
@@ -292,10 +236,7 @@ pub fn unshare_net() -> io::Result<()> {
 pub fn unshare_mounts() -> io::Result<()> {
     use rustix::mount::{MountPropagationFlags, mount_change};
     unshare(UnshareFlags::NEWNS)?;
-    Ok(mount_change(
-        "/",
-        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
-    )?)
+    Ok(mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?)
 }
 
 /// Gives the current network namespace a name as `ip netns add` does: its nsfs file mounted on a new file `path`.

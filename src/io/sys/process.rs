@@ -37,8 +37,7 @@ pub fn fork(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> u8) -> io::Result<Ch
         0 => {
             close_all_but(keep);
             // A panic must not unwind into the parent's frames, which this process has a copy of.
-            let code =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(PANICKED);
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(PANICKED);
             // SAFETY: _exit has no conditions. `exit` would run the parent's atexit handlers and flush its buffers twice.
             unsafe { libc::_exit(code.into()) }
         }
@@ -60,10 +59,7 @@ impl Child {
     }
 
     pub fn kill(&self) -> io::Result<()> {
-        Ok(rustix::process::pidfd_send_signal(
-            &self.pidfd,
-            Signal::KILL,
-        )?)
+        Ok(rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL)?)
     }
 
     /// Waits for the end at most this long; `None`: it still runs.
@@ -97,10 +93,8 @@ pub fn wait_readable(fd: impl AsFd, at_most: Duration) -> io::Result<bool> {
     let end = Instant::now() + at_most;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let left =
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
             Err(Errno::INTR) => {}
             Ok(ready) => return Ok(ready > 0),
@@ -135,10 +129,7 @@ pub fn is_single_threaded() -> io::Result<bool> {
 }
 
 fn close_all_but(keep: &[BorrowedFd<'_>]) {
-    let mut keep: Vec<u32> = keep
-        .iter()
-        .map(|fd| fd.as_raw_fd().unsigned_abs())
-        .collect();
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.into_iter().filter(|&fd| fd >= 3).chain([u32::MAX]) {

@@ -23,11 +23,9 @@ use rustix::ioctl::{self, Opcode};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Caps;
+use crate::wire::vnet;
 
 const NODE: &str = "/dev/net/tun";
-
-/// Bytes of the virtio-net header before each frame of a device with [`Caps::vnet`]: the legacy one, without `num_buffers`.
-pub const VNET_HEADER_LEN: usize = 10;
 
 /// Which layer a device speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,39 +83,21 @@ pub enum TunError {
     BadName { name: String },
     #[error("{kind} {name} is in use by another process; detach it there, or choose another name")]
     Busy { kind: Kind, name: String },
-    #[error(
-        "{name} exists already and is not a single-queue {kind} device; remove it, or choose another name"
-    )]
+    #[error("{name} exists already and is not a single-queue {kind} device; remove it, or choose another name")]
     Taken { kind: Kind, name: String },
     #[error(
         "cannot {verb} {kind} {name}: no CAP_NET_ADMIN in the user namespace that owns this network namespace; use a namespace of your own, or have an administrator make it for you (ip tuntap add dev {name} mode {mode} user {uid})",
         verb = if *.exists { "attach to" } else { "create" }, mode = kind.to_string().to_lowercase()
     )]
-    Forbidden {
-        kind: Kind,
-        name: String,
-        exists: bool,
-        uid: u32,
-    },
+    Forbidden { kind: Kind, name: String, exists: bool, uid: u32 },
     #[error(
         "the file descriptor handed over is not an attached TUN or TAP device ({reason}); hand over one on which TUNSETIFF was done"
     )]
     NotTun { reason: Errno },
-    #[error(
-        "the file descriptor handed over is {name}, a {found} device, where a {wanted} is needed"
-    )]
-    WrongKind {
-        name: String,
-        wanted: Kind,
-        found: Kind,
-    },
+    #[error("the file descriptor handed over is {name}, a {found} device, where a {wanted} is needed")]
+    WrongKind { name: String, wanted: Kind, found: Kind },
     #[error("{kind} {name}: {call} failed: {reason}")]
-    Other {
-        kind: Kind,
-        name: String,
-        call: &'static str,
-        reason: Errno,
-    },
+    Other { kind: Kind, name: String, call: &'static str, reason: Errno },
 }
 
 /// An attached TUN or TAP device.
@@ -142,18 +122,10 @@ impl Device {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(NODE, flags, Mode::empty()).map_err(|reason| match reason {
             Errno::ACCESS | Errno::PERM => TunError::NodeForbidden { reason },
-            Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTDIR => {
-                TunError::NodeMissing { reason }
-            }
-            reason => TunError::Other {
-                kind,
-                name: name.into(),
-                call: "open of /dev/net/tun",
-                reason,
-            },
+            Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTDIR => TunError::NodeMissing { reason },
+            reason => TunError::Other { kind, name: name.into(), call: "open of /dev/net/tun", reason },
         })?;
-        let vnet =
-            header == Header::Vnet && features(&fd).is_ok_and(|f| f & libc::IFF_VNET_HDR != 0);
+        let vnet = header == Header::Vnet && features(&fd).is_ok_and(|f| f & libc::IFF_VNET_HDR != 0);
         let mut flags = kind.flag() | libc::IFF_NO_PI;
         if vnet {
             flags |= libc::IFF_VNET_HDR;
@@ -165,19 +137,9 @@ impl Device {
                 Errno::INVAL if exists(&name) => TunError::Taken { kind, name },
                 Errno::PERM | Errno::ACCESS => {
                     let exists = exists(&name);
-                    TunError::Forbidden {
-                        kind,
-                        name,
-                        exists,
-                        uid,
-                    }
+                    TunError::Forbidden { kind, name, exists, uid }
                 }
-                reason => TunError::Other {
-                    kind,
-                    name,
-                    call: "TUNSETIFF",
-                    reason,
-                },
+                reason => TunError::Other { kind, name, call: "TUNSETIFF", reason },
             }
         })?;
         Self::settle(fd, kind, name.to_owned(), vnet)
@@ -189,69 +151,37 @@ impl Device {
     /// virtio header is read from the device and kept.
     pub fn adopt(fd: OwnedFd, wanted: Kind) -> Result<Self, TunError> {
         let (name, flags) = identify(&fd).map_err(|reason| TunError::NotTun { reason })?;
-        let found = if flags & libc::IFF_TAP != 0 {
-            Kind::Tap
-        } else {
-            Kind::Tun
-        };
+        let found = if flags & libc::IFF_TAP != 0 { Kind::Tap } else { Kind::Tun };
         if found != wanted {
-            return Err(TunError::WrongKind {
-                name,
-                wanted,
-                found,
-            });
+            return Err(TunError::WrongKind { name, wanted, found });
         }
         let prepare = || {
             let status = rustix::fs::fcntl_getfl(&fd)?;
             rustix::fs::fcntl_setfl(&fd, status | OFlags::NONBLOCK)?;
             rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)
         };
-        prepare().map_err(|reason| TunError::Other {
-            kind: found,
-            name: name.clone(),
-            call: "fcntl",
-            reason,
-        })?;
+        prepare().map_err(|reason| TunError::Other { kind: found, name: name.clone(), call: "fcntl", reason })?;
         Self::settle(fd, found, name, flags & libc::IFF_VNET_HDR != 0)
     }
 
     /// Sets what outlives a file descriptor: the header's length and the offload mask.
     fn settle(fd: OwnedFd, kind: Kind, name: String, vnet: bool) -> Result<Self, TunError> {
-        let failed = |call, reason| TunError::Other {
-            kind,
-            name: name.clone(),
-            call,
-            reason,
-        };
+        let failed = |call, reason| TunError::Other { kind, name: name.clone(), call, reason };
         if !vnet {
             set_offload(&fd, 0).map_err(|e| failed("TUNSETOFFLOAD", e))?;
             let caps = Caps::PLAIN;
-            return Ok(Self {
-                fd,
-                kind,
-                name,
-                caps,
-            });
+            return Ok(Self { fd, kind, name, caps });
         }
-        set_vnet_header_len(&fd, VNET_HEADER_LEN as i32)
-            .map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
+        set_vnet_header_len(&fd, vnet::LEN as i32).map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
         // As old as the header itself (Linux 2.6.27), so not asked for one by one.
         let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
         // Linux 6.2. An unknown bit is EINVAL, so the kernel's age shows here and nowhere else.
         let uso = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-        let caps = Caps {
-            vnet: true,
-            uso: set_offload(&fd, tso | uso).is_ok(),
-        };
+        let caps = Caps { vnet: true, uso: set_offload(&fd, tso | uso).is_ok() };
         if !caps.uso {
             set_offload(&fd, tso).map_err(|e| failed("TUNSETOFFLOAD", e))?;
         }
-        Ok(Self {
-            fd,
-            kind,
-            name,
-            caps,
-        })
+        Ok(Self { fd, kind, name, caps })
     }
 
     pub fn kind(&self) -> Kind {
@@ -286,9 +216,7 @@ impl Device {
     /// Whether the device, its addresses and routes stay when the last file descriptor is closed.
     pub fn set_persist(&self, persist: bool) -> io::Result<()> {
         // SAFETY: TUNSETPERSIST takes its argument by value; any integer is in range.
-        let call = unsafe {
-            ioctl::IntegerSetter::<{ libc::TUNSETPERSIST as Opcode }>::new_usize(persist.into())
-        };
+        let call = unsafe { ioctl::IntegerSetter::<{ libc::TUNSETPERSIST as Opcode }>::new_usize(persist.into()) };
         // SAFETY: the opcode is of the TUN driver, whose device this file descriptor is (checked by `open` and `adopt`).
         Ok(unsafe { ioctl::ioctl(&self.fd, call) }?)
     }
@@ -297,9 +225,7 @@ impl Device {
     /// persistent and idle. A device without an owner is anybody's who can open /dev/net/tun in its namespace.
     pub fn set_owner(&self, uid: u32) -> io::Result<()> {
         // SAFETY: TUNSETOWNER takes a uid by value.
-        let call = unsafe {
-            ioctl::IntegerSetter::<{ libc::TUNSETOWNER as Opcode }>::new_usize(uid as usize)
-        };
+        let call = unsafe { ioctl::IntegerSetter::<{ libc::TUNSETOWNER as Opcode }>::new_usize(uid as usize) };
         // SAFETY: as in `set_persist`.
         Ok(unsafe { ioctl::ioctl(&self.fd, call) }?)
     }
@@ -322,21 +248,14 @@ pub fn is_valid_name(name: &str) -> bool {
     (1..libc::IFNAMSIZ).contains(&name.len())
         && name != "."
         && name != ".."
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
+        && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
 }
 
 /// Whether the calling thread's network namespace has a device of this name.
 pub fn exists(name: &str) -> bool {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
-    socket_with(
-        AddressFamily::UNIX,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .is_ok_and(|any| netdevice::name_to_index(&any, name).is_ok())
+    socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .is_ok_and(|any| netdevice::name_to_index(&any, name).is_ok())
 }
 
 fn features(fd: &OwnedFd) -> Result<i32, Errno> {
@@ -367,18 +286,10 @@ fn identify(fd: &OwnedFd) -> Result<(String, i32), Errno> {
     // SAFETY: `fd` may be anything, it was handed to us. The 'T' 210 opcode is the TUN driver's alone in the kernel's
     // ioctl-number.rst; another driver refuses it (ENOTTY), and none writes more than the 40 bytes of `request`.
     unsafe { ioctl::ioctl(fd, call) }?;
-    let name = request
-        .ifr_name
-        .iter()
-        .take_while(|&&c| c != 0)
-        .map(|&c| c as u8)
-        .collect::<Vec<_>>();
+    let name = request.ifr_name.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect::<Vec<_>>();
     // SAFETY: TUNGETIFF filled the flags; the union is plain integers and was zeroed before.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok((
-        String::from_utf8_lossy(&name).into_owned(),
-        i32::from(flags),
-    ))
+    Ok((String::from_utf8_lossy(&name).into_owned(), i32::from(flags)))
 }
 
 fn blank_request() -> libc::ifreq {
@@ -388,9 +299,7 @@ fn blank_request() -> libc::ifreq {
 
 fn set_offload(fd: &OwnedFd, mask: u32) -> Result<(), Errno> {
     // SAFETY: TUNSETOFFLOAD takes its mask by value and checks it.
-    let call = unsafe {
-        ioctl::IntegerSetter::<{ libc::TUNSETOFFLOAD as Opcode }>::new_usize(mask as usize)
-    };
+    let call = unsafe { ioctl::IntegerSetter::<{ libc::TUNSETOFFLOAD as Opcode }>::new_usize(mask as usize) };
     // SAFETY: `fd` is an attached TUN device: `attach` or `identify` succeeded on it.
     unsafe { ioctl::ioctl(fd, call) }
 }
@@ -411,18 +320,7 @@ mod tests {
         for good in ["eth0", "a", "pontoon-uplink0", "x.100"] {
             assert!(is_valid_name(good), "{good}");
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a b",
-            "a/b",
-            "a:1",
-            "tap%d",
-            "sixteen-bytes-xx",
-            "naïve",
-            "a\n",
-        ] {
+        for bad in ["", ".", "..", "a b", "a/b", "a:1", "tap%d", "sixteen-bytes-xx", "naïve", "a\n"] {
             assert!(!is_valid_name(bad), "{bad}");
         }
     }
