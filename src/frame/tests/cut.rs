@@ -134,6 +134,26 @@ fn checksum_behind_a_routing_header_is_the_final_destinations() {
 }
 
 #[test]
+fn udp_checksum_that_comes_out_zero_is_sent_as_ffff() {
+    // R17. The last two bytes of the payload are what is missing to 0xffff.
+    for shape in [UDP4, UDP6] {
+        let mut packet = Packet::partial(shape, 100);
+        let layout = packet.layout();
+        let missing = checksum::add(
+            !checksum::sum(&packet.buf[layout.l4..]),
+            get16(&packet.buf, layout.l3_end - 2),
+        );
+        put16(&mut packet.buf, layout.l3_end - 2, missing);
+        let (_, bytes) = segments(&mut packet, Caps::PLAIN).remove(0);
+        assert_eq!(get16(&bytes, layout.l4 - HEADROOM + udp::CHECKSUM), 0xffff);
+        assert_sums(&bytes, Link::Ethernet);
+        let mut frame = packet.parse().unwrap();
+        frame.fill_checksum();
+        assert_eq!(get16(frame.l4(), udp::CHECKSUM), 0xffff);
+    }
+}
+
+#[test]
 fn padding_is_not_summed_into_a_completed_checksum() {
     // The door completes such a frame itself; a rewritten one may still get there.
     let mut packet = Packet::partial(UDP4, 5);
