@@ -489,14 +489,20 @@ fn windows_grow_by_scaling_and_super_frames_fit() {
     let scaled = |flags, seq, ack| Segment { wscale: Some(7), window: 512, ..seg(flags, seq, ack, 0) };
     bed.tcp(t, scaled(SYN, 0, 0));
     bed.tcp(t.inverse(), scaled(SA, 100, 1));
-    // 512 << 7 is a window of 65,536 bytes: one super-frame fits, and a second not before its acknowledgement.
     let ack = |seq, ack| Segment { window: 512, ..seg(ACK, seq, ack, 0) };
     bed.tcp(t, ack(1, 101));
-    let frame = |seq| Segment { window: 512, ..seg(PA, seq, 1, 65_000) };
-    assert_eq!(bed.tcp(t.inverse(), frame(101)), Seen::Known(Track::Accept));
-    assert_eq!(bed.tcp(t.inverse(), frame(101 + 2 * 65_000)), Seen::Known(Track::Invalid(Invalid::Window)));
-    assert_eq!(bed.tcp(t, ack(1, 65_101)), Seen::Known(Track::Accept));
-    assert_eq!(bed.tcp(t.inverse(), frame(65_101)), Seen::Known(Track::Accept));
+    // 512 << 7 is a window of 65,536 bytes: four frames of 20,000 begin inside it.
+    let frame = |seq| Segment { window: 512, ..seg(PA, seq, 1, 20_000) };
+    for seq in [101, 20_101, 40_101, 60_101] {
+        assert_eq!(bed.tcp(t.inverse(), frame(seq)), Seen::Known(Track::Accept), "{seq}");
+    }
+    assert_eq!(bed.tcp(t.inverse(), frame(200_101)), Seen::Known(Track::Invalid(Invalid::Window)));
+    assert_eq!(bed.tcp(t, ack(1, 80_101)), Seen::Known(Track::Accept));
+    assert_eq!(bed.tcp(t.inverse(), frame(80_101)), Seen::Known(Track::Accept));
+    // And one that is as large as frames get.
+    assert_eq!(bed.tcp(t, ack(1, 100_101)), Seen::Known(Track::Accept));
+    let largest = Segment { window: 512, ..seg(PA, 100_101, 1, 65_483) };
+    assert_eq!(bed.tcp(t.inverse(), largest), Seen::Known(Track::Accept));
 }
 
 #[test]
@@ -511,7 +517,9 @@ fn sack_keeps_the_window_open_across_a_hole() {
     bed.play(t, &[(S, PA, 101, 1, 1000), (S, PA, 1101, 1, 60_000)]);
     let sacked = Segment { sack: 61_101, ..seg(ACK, 1, 101, 0) };
     assert_eq!(bed.tcp(t, sacked), Seen::Known(Track::Accept));
-    assert_eq!(bed.step(t, (S, PA, 61_101, 1, 60_000)), Seen::Known(Track::Accept));
+    // The window counts from what was received, not from the hole.
+    bed.play(t, &[(S, PA, 61_101, 1, 60_000)]);
+    assert_eq!(bed.step(t, (S, PA, 121_101, 1, 1000)), Seen::Known(Track::Accept));
 }
 
 #[test]
@@ -792,6 +800,16 @@ fn an_idle_table_has_no_timeout_and_a_single_flow_needs_no_wake_up_in_vain() {
     assert_eq!(bed.table.expire(due - Duration::from_micros(1), 10), 0);
     assert_eq!(bed.table.expire(due, 10), 1);
     assert_eq!(bed.table.next_timeout(), None);
+}
+
+#[test]
+fn a_timeout_that_becomes_shorter_is_kept_in_time() {
+    let mut bed = Bed::new(Config::default());
+    bed.play(tcp_flow(), &HANDSHAKE);
+    bed.play(tcp_flow(), &[(C, PA, 1, 101, 10)]);
+    let due = bed.table.next_timeout().unwrap();
+    assert_eq!(due.since(bed.now).as_secs(), 300);
+    assert_eq!(bed.table.expire(due, 10), 1);
 }
 
 #[test]
