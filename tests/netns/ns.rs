@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::packet::Packet;
-use super::raw;
+use super::{raw, sandbox};
 
 /// How long anything that must happen may take. Long beside the microseconds it needs: the machine may be busy with other cases.
 pub const SOON: Duration = Duration::from_secs(3);
@@ -91,7 +91,7 @@ impl Netns {
 
     /// Runs a program inside to its end, which must be a success; its output.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> String {
-        let mut command = self.command(program);
+        let mut command = self.command(sandbox::find(program).unwrap_or_else(|| program.into()));
         command.args(arguments);
         run_to_end(command, input)
             .unwrap_or_else(|error| panic!("{}: {program} {arguments:?}: {error}\n{input}", self.name))
@@ -106,16 +106,26 @@ impl Netns {
     }
 
     pub fn udp(&self, address: SocketAddrV4) -> Udp {
-        Udp(self
-            .enter(|| UdpSocket::bind(address))
-            .unwrap_or_else(|error| panic!("{}: udp {address}: {error}", self.name)))
+        Udp(self.bound(address, UdpSocket::bind))
     }
 
     pub fn listen(&self, address: SocketAddrV4) -> Listener {
-        Listener(
-            self.enter(|| TcpListener::bind(address))
-                .unwrap_or_else(|error| panic!("{}: tcp {address}: {error}", self.name)),
-        )
+        Listener(self.bound(address, TcpListener::bind))
+    }
+
+    /// Binds, and again while the address is in use: between its fork and its exec, a child of another case holds a copy of every descriptor,
+    /// so an address lives on for a moment when its socket is dropped.
+    fn bound<S: Send>(&self, address: SocketAddrV4, bind: fn(SocketAddrV4) -> io::Result<S>) -> S {
+        let deadline = Instant::now() + SOON;
+        loop {
+            match self.enter(|| bind(address)) {
+                Ok(socket) => return socket,
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1))
+                }
+                Err(error) => panic!("{}: {address}: {error}", self.name),
+            }
+        }
     }
 
     /// A TCP connection from `from` (port 0: any) to `to`, tried for `patience`.

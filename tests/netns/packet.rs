@@ -57,6 +57,13 @@ impl Packet {
         Self::icmp(from, to, Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq }), b"pontoon!")
     }
 
+    /// An ICMP message of any type that is laid out as an echo is.
+    pub fn query(from: Ipv4Addr, to: Ipv4Addr, kind: u8, id: u16, seq: u16) -> Self {
+        let [id, seq] = [id.to_be_bytes(), seq.to_be_bytes()];
+        let rest = [id[0], id[1], seq[0], seq[1]];
+        Self::icmp(from, to, Icmpv4Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: rest }, b"pontoon!")
+    }
+
     /// An ICMP error of type and code `kind`, `rest` in its second word, about a packet or the beginning of one.
     pub fn error(from: Ipv4Addr, to: Ipv4Addr, kind: (u8, u8), rest: [u8; 4], about: &[u8]) -> Self {
         Self::icmp(from, to, Icmpv4Type::Unknown { type_u8: kind.0, code_u8: kind.1, bytes5to8: rest }, about)
@@ -106,6 +113,25 @@ impl Packet {
         pseudo = sum::add_2bytes(pseudo, length.to_be_bytes());
         // The field holds the sum itself; the function returns its complement, in memory order.
         self.payload[6..8].copy_from_slice(&(!sum::ones_complement(pseudo)).to_ne_bytes());
+        self
+    }
+
+    /// Other TCP flags in place of SYN, with the checksum they need: FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
+    pub fn with_tcp_flags(mut self, flags: u8) -> Self {
+        let (mut header, _) = TcpHeader::from_slice(&self.payload).expect("made by syn");
+        header.syn = flags & 2 != 0;
+        header.fin = flags & 1 != 0;
+        header.rst = flags & 4 != 0;
+        header.psh = flags & 8 != 0;
+        header.ack = flags & 16 != 0;
+        header.checksum =
+            header.calc_checksum_ipv4_raw(self.header.source, self.header.destination, &[]).expect("short");
+        self.payload = header.to_bytes().to_vec();
+        self
+    }
+
+    pub fn with_wrong_udp_checksum(mut self) -> Self {
+        self.payload[7] ^= 0x55;
         self
     }
 

@@ -8,7 +8,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::UnshareFlags;
@@ -32,10 +32,7 @@ pub fn enter() -> Missing {
     let mut missing = Missing::default();
     missing.everything.extend(walls().err());
     for program in PROGRAMS {
-        let paths = std::env::var("PATH").unwrap_or_default();
-        // /usr/sbin is where distributions keep them, and is not in everybody's PATH.
-        if !paths.split(':').chain(["/usr/sbin", "/sbin"]).any(|directory| Path::new(directory).join(program).exists())
-        {
+        if find(program).is_none() {
             missing.everything.push(format!("the program `{program}` is not installed"));
         }
     }
@@ -45,6 +42,15 @@ pub fn enter() -> Missing {
         ));
     }
     missing
+}
+
+/// Where a program is. Distributions keep these in /usr/sbin, which is not in everybody's PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .map(|directory| Path::new(directory).join(program))
+        .find(|file| file.exists())
 }
 
 fn walls() -> Result<(), String> {

@@ -55,9 +55,13 @@ impl Wire {
     }
 
     pub fn send(&self, frame: &[u8]) {
+        self.offer(frame).unwrap_or_else(|error| panic!("sending {}: {error}", self.names.describe(frame, false)));
+    }
+
+    /// Sends what the link itself may refuse: a veth says ENOBUFS of a frame that its other end will not take.
+    pub fn offer(&self, frame: &[u8]) -> rustix::io::Result<usize> {
         assert!(self.view == View::Incoming, "a view of packets has no link header to send");
-        let to_link = rustix::net::send(&self.socket, frame, SendFlags::empty());
-        to_link.unwrap_or_else(|error| panic!("sending {}: {error}", self.names.describe(frame, false)));
+        rustix::net::send(&self.socket, frame, SendFlags::empty())
     }
 
     fn next(&self, deadline: Instant) -> Option<Heard> {
@@ -125,15 +129,24 @@ impl Wire {
 
 /// The names of the wires that heard a frame with all of `words`, each as often as it did; "nobody" when none.
 pub fn who_heard(wires: &[(&str, &Wire)], words: &[&str]) -> String {
+    who_heard_each(wires, &[words]).remove(0)
+}
+
+/// The same for several frames in one listening.
+pub fn who_heard_each(wires: &[(&str, &Wire)], frames: &[&[&str]]) -> Vec<String> {
     let mut patience = QUIET;
-    let mut names = Vec::new();
+    let mut heard = Vec::new();
     for (name, wire) in wires {
-        let count = wire.lines_within(patience, words).len();
-        names.extend(std::iter::repeat_n(*name, count));
+        heard.extend(wire.lines_within(patience, &[]).into_iter().map(|line| (*name, line)));
         // While we listened to the first wire, the others' sockets have kept what came to them.
         patience = Duration::ZERO;
     }
-    if names.is_empty() { "nobody".to_owned() } else { names.join(" ") }
+    let who = |words: &&[&str]| {
+        let matching = heard.iter().filter(|(_, line)| words.iter().all(|word| line.contains(word)));
+        let names: Vec<&str> = matching.map(|(name, _)| *name).collect();
+        if names.is_empty() { "nobody".to_owned() } else { names.join(" ") }
+    };
+    frames.iter().map(who).collect()
 }
 
 /// struct virtio_net_hdr, without the mergeable-buffers field.

@@ -3,8 +3,8 @@
 use crate::Row;
 use crate::bed::{C2, C3, Dut, GATEWAY, Outcome, Settings, at, note};
 use crate::ns::told;
-use crate::packet::{BROADCAST, Mac, QINQ, VLAN, arp, frame, tagged};
-use crate::wire::{Wire, who_heard};
+use crate::packet::{BROADCAST, Mac, Packet, QINQ, VLAN, arp, frame, tagged};
+use crate::wire::{Wire, who_heard, who_heard_each};
 
 pub const ROWS: &[Row] = &[
     Row {
@@ -34,12 +34,12 @@ pub const ROWS: &[Row] = &[
         settings: Settings::DEFAULT,
         run: flooded,
         expect: &[
-            "ff:ff:ff:ff:ff:ff: c2 c3",
-            "01:00:5e:00:00:01: c2 c3",
-            "01:00:5e:00:00:fb: c2 c3",
-            "01:00:5e:7f:01:02: c2 c3",
-            "33:33:00:00:00:fb: c2 c3",
-            "33:33:ff:00:00:02: c2 c3",
+            "to ff:ff:ff:ff:ff:ff: c2 c3",
+            "to 01:00:5e:00:00:01: c2 c3",
+            "to 01:00:5e:00:00:fb: c2 c3",
+            "to 01:00:5e:7f:01:02: c2 c3",
+            "to 33:33:00:00:00:fb: c2 c3",
+            "to 33:33:ff:00:00:02: c2 c3",
             "the gateway: gw > c1 arp 172.17.0.1 is-at gw",
         ],
         pontoon_instead: None,
@@ -58,13 +58,23 @@ pub const ROWS: &[Row] = &[
         settings: Settings::DEFAULT,
         run: reserved,
         expect: &[
-            "01:80:c2:00:00:00: c2 c3",
-            "01:80:c2:00:00:01: nobody",
-            "01:80:c2:00:00:02: nobody",
-            "01:80:c2:00:00:03: nobody",
-            "01:80:c2:00:00:0e: nobody",
-            "01:80:c2:00:00:0f: nobody",
-            "01:80:c2:00:00:10: c2 c3",
+            "to 01:80:c2:00:00:00: c2 c3",
+            "to 01:80:c2:00:00:01: nobody",
+            "to 01:80:c2:00:00:02: nobody",
+            "to 01:80:c2:00:00:03: nobody",
+            "to 01:80:c2:00:00:04: nobody",
+            "to 01:80:c2:00:00:05: nobody",
+            "to 01:80:c2:00:00:06: nobody",
+            "to 01:80:c2:00:00:07: nobody",
+            "to 01:80:c2:00:00:08: nobody",
+            "to 01:80:c2:00:00:09: nobody",
+            "to 01:80:c2:00:00:0a: nobody",
+            "to 01:80:c2:00:00:0b: nobody",
+            "to 01:80:c2:00:00:0c: nobody",
+            "to 01:80:c2:00:00:0d: nobody",
+            "to 01:80:c2:00:00:0e: nobody",
+            "to 01:80:c2:00:00:0f: nobody",
+            "to 01:80:c2:00:00:10: c2 c3",
         ],
         pontoon_instead: None,
     },
@@ -109,7 +119,33 @@ pub const ROWS: &[Row] = &[
         ids: "B14",
         settings: Settings::DEFAULT,
         run: ethertypes,
-        expect: &["0x0026: c2", "0x05dc: c2", "0x0842: c2", "0x8847: c2", "0x88f7: c2", "0xffff: c2"],
+        expect: &[
+            "this is 0x0026: c2",
+            "this is 0x05dc: c2",
+            "this is 0x0842: c2",
+            "this is 0x8847: c2",
+            "this is 0x88f7: c2",
+            "this is 0xffff: c2",
+        ],
+        pontoon_instead: None,
+    },
+    Row {
+        claim: "nobody_becomes_the_gateway_by_taking_its_mac",
+        ids: "B11",
+        settings: Settings::DEFAULT,
+        run: gateway_impostor,
+        expect: &[
+            "c2 pings the gateway: gw > c2 172.17.0.1 > 172.17.0.3 echo-reply id 1 seq 1 ttl 64",
+            "c1 hears of it: nothing",
+        ],
+        pontoon_instead: None,
+    },
+    Row {
+        claim: "a_frame_longer_than_the_next_link_takes_is_dropped",
+        ids: "B15",
+        settings: Settings::DEFAULT,
+        run: too_long,
+        expect: &["1514 bytes: c2", "1518 bytes: c2", "1519 bytes: nobody", "4000 bytes: nobody", "told of it: nobody"],
         pontoon_instead: None,
     },
     Row {
@@ -149,7 +185,20 @@ impl Three {
 
     /// Who hears a frame with this text, the sender included.
     fn heard(&self, text: &str) -> String {
-        who_heard(&[("c1", &self.c1), ("c2", &self.c2), ("c3", &self.c3)], &[text])
+        who_heard(&self.named(), &[text])
+    }
+
+    /// Notes for each text who heard its frame, in one listening.
+    fn note_each(&self, seen: &mut Outcome, texts: &[String]) {
+        let words: Vec<[&str; 1]> = texts.iter().map(|text| [text.as_str()]).collect();
+        let frames: Vec<&[&str]> = words.iter().map(<[&str; 1]>::as_slice).collect();
+        for (text, who) in texts.iter().zip(who_heard_each(&self.named(), &frames)) {
+            note!(seen, "{text}: {who}");
+        }
+    }
+
+    fn named(&self) -> [(&str, &Wire); 3] {
+        [("c1", &self.c1), ("c2", &self.c2), ("c3", &self.c3)]
     }
 }
 
@@ -203,10 +252,9 @@ fn flooded(dut: &dyn Dut) -> Outcome {
         [0x33, 0x33, 0xff, 0, 0, 2],
     ];
     for group in groups {
-        let text = format!("to {}", colons(group));
-        wires.c1.send(&odd(bed.mac("c1"), group, &text));
-        note!(seen, "{}: {}", colons(group), wires.heard(&text));
+        wires.c1.send(&odd(bed.mac("c1"), group, &format!("to {}", colons(group))));
     }
+    wires.note_each(&mut seen, &groups.map(|group| format!("to {}", colons(group))));
     wires.c1.send(&frame(
         bed.mac("c1"),
         BROADCAST,
@@ -233,26 +281,26 @@ fn never_back(dut: &dyn Dut) -> Outcome {
 fn reserved(dut: &dyn Dut) -> Outcome {
     let mut seen = Outcome::default();
     let (bed, wires) = (dut.bed(), Three::new(dut));
-    for last in [0, 1, 2, 3, 0x0e, 0x0f, 0x10] {
+    let texts: Vec<String> = (0..=0x10).map(|last| format!("to {}", colons([1, 0x80, 0xc2, 0, 0, last]))).collect();
+    for (last, text) in (0..=0x10).zip(&texts) {
         let group = [1, 0x80, 0xc2, 0, 0, last];
-        let text = format!("to {}", colons(group));
         // A length field and the LLC header of a BPDU, as such frames have.
         let mut payload = vec![0x42, 0x42, 3];
         payload.extend_from_slice(text.as_bytes());
         wires.c1.send(&frame(bed.mac("c1"), group, u16::try_from(payload.len()).expect("short"), &payload));
-        note!(seen, "{}: {}", colons(group), wires.heard(&text));
     }
+    wires.note_each(&mut seen, &texts);
     seen
 }
 
 fn no_station(dut: &dyn Dut) -> Outcome {
     let mut seen = Outcome::default();
     let (bed, wires) = (dut.bed(), Three::new(dut));
-    for source in [[1, 0, 0x5e, 0, 0, 1], BROADCAST, [0; 6]] {
-        let text = format!("from {}", colons(source));
-        wires.c1.send(&odd(source, bed.mac("c2"), &text));
-        note!(seen, "{text}: {}", wires.heard(&text));
+    let sources = [[1, 0, 0x5e, 0, 0, 1], BROADCAST, [0; 6]];
+    for source in sources {
+        wires.c1.send(&odd(source, bed.mac("c2"), &format!("from {}", colons(source))));
     }
+    wires.note_each(&mut seen, &sources.map(|source| format!("from {}", colons(source))));
     wires.c2.send(&odd(bed.mac("c2"), [0; 6], "to zero"));
     note!(seen, "to 00:00:00:00:00:00, from c2: {}", wires.heard("to zero"));
     seen
@@ -295,11 +343,45 @@ fn ethertypes(dut: &dyn Dut) -> Outcome {
     wires.c2.send(&odd(bed.mac("c2"), bed.mac("c1"), "here I am"));
     wires.c1.wait(&["here I am"]);
     // Two lengths of 802.3, Wake-on-LAN, MPLS, PTP, and the last of them all.
-    for ethertype in [0x0026, 0x05dc, 0x0842, 0x8847, 0x88f7, 0xffff] {
-        let text = format!("this is {ethertype:#06x}");
-        wires.c1.send(&frame(bed.mac("c1"), bed.mac("c2"), ethertype, text.as_bytes()));
-        note!(seen, "{ethertype:#06x}: {}", wires.heard(&text));
+    let ethertypes = [0x0026, 0x05dc, 0x0842, 0x8847, 0x88f7, 0xffff];
+    for ethertype in ethertypes {
+        wires.c1.send(&frame(bed.mac("c1"), bed.mac("c2"), ethertype, format!("this is {ethertype:#06x}").as_bytes()));
     }
+    wires.note_each(&mut seen, &ethertypes.map(|ethertype| format!("this is {ethertype:#06x}")));
+    seen
+}
+
+fn gateway_impostor(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let (bed, wires) = (dut.bed(), Three::new(dut));
+    wires.c1.send(&odd(bed.gateway_mac(), bed.mac("c3"), "I am the gateway"));
+    wires.c1.lines(&[]);
+    bed.send_out(&wires.c2, "c2", &Packet::echo_request(C2, GATEWAY, 1, 1));
+    note!(seen, "c2 pings the gateway: {}", wires.c2.line(&["echo-reply"]));
+    let stolen = wires.c1.lines(&["echo"]);
+    note!(seen, "c1 hears of it: {}", if stolen.is_empty() { "nothing".to_owned() } else { stolen.join("; ") });
+    seen
+}
+
+fn too_long(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let (bed, wires) = (dut.bed(), Three::new(dut));
+    bed.c1().ip("link set eth0 mtu 9000");
+    wires.c2.send(&odd(bed.mac("c2"), bed.mac("c1"), "here I am"));
+    wires.c1.wait(&["here I am"]);
+    // An MTU of 1500 is 1514 bytes on the wire, and 1518 with the room that is always left for a VLAN tag.
+    let lengths = [1514, 1518, 1519, 4000];
+    for length in lengths {
+        let text = format!("{length} bytes");
+        // Where the frame is refused is not the point: a veth does it when it is sent, a switch when it has read it.
+        let _ =
+            wires.c1.offer(&odd(bed.mac("c1"), bed.mac("c2"), &(text.clone() + &".".repeat(length - 14 - text.len()))));
+    }
+    let mut texts: Vec<String> = lengths.iter().map(|length| format!("{length} bytes")).collect();
+    texts.push("icmp".to_owned());
+    wires.note_each(&mut seen, &texts);
+    // A switch is silent about it.
+    seen.0.last_mut().expect("noted").replace_range(..4, "told of it");
     seen
 }
 

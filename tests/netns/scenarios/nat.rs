@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::flows;
 use crate::Row;
-use crate::bed::{C1, C2, Dut, GATEWAY, LAN_HOST, NOBODY, Outcome, SERVER, SERVER2, Settings, at, note};
-use crate::ns::{SOON, say, told};
-use crate::packet::Packet;
+use crate::bed::{
+    C1, C2, Dut, GATEWAY, LAN_HOST, NOBODY, Outcome, Protocol, Publish, SERVER, SERVER2, Settings, UP, at, note,
+};
+use crate::ns::{QUIET, SOON, Udp, say, told};
+use crate::packet::{Packet, fragments};
 
 pub const ROWS: &[Row] = &[
     Row {
@@ -83,6 +85,56 @@ pub const ROWS: &[Row] = &[
             "from another port: silence",
             "from another server: silence",
             "again from where it sent to: 198.51.100.5:7",
+        ],
+        pontoon_instead: None,
+    },
+    Row {
+        claim: "no_container_address_leaves_by_the_uplink",
+        ids: "R27 X01 X11 I11",
+        settings: Settings::DEFAULT,
+        run: leaks,
+        // Linux: what its connection tracking finds invalid is forwarded as it is.
+        expect: &[
+            "tcp without flags: 172.17.0.2:4000 > 198.51.100.5:80 tcp  ttl 63",
+            "tcp with SYN and FIN: 172.17.0.2:4001 > 198.51.100.5:80 tcp SF ttl 63",
+            "an echo reply nobody asked for: 172.17.0.2 > 198.51.100.5 echo-reply id 5 seq 1 ttl 63",
+            "icmp type 40: 172.17.0.2 > 198.51.100.5 icmp 40/0 ttl 63",
+            "an error about nothing: 172.17.0.2 > 198.51.100.5 icmp 3/3 about (198.51.100.5:7 > 172.17.0.2:4000 udp 5 ttl 64) ttl 63",
+            "udp with a wrong checksum: 172.17.0.2:4002 > 198.51.100.5:7 udp 5 ttl 63 BAD L4 CHECKSUM",
+        ],
+        // An intended difference: a private source tells the world about the inside and provokes resets from whoever has that address.
+        pontoon_instead: Some(&[
+            "tcp without flags: silence",
+            "tcp with SYN and FIN: silence",
+            "an echo reply nobody asked for: silence",
+            "icmp type 40: silence",
+            "an error about nothing: silence",
+            "udp with a wrong checksum: silence",
+        ]),
+    },
+    Row {
+        claim: "other_protocols_are_masqueraded_by_address",
+        ids: "R26",
+        settings: Settings::DEFAULT,
+        run: other_protocols,
+        expect: &[
+            "out: 192.168.2.112 > 198.51.100.5 protocol 253 5 ttl 63",
+            "back: gw > c1 198.51.100.5 > 172.17.0.2 protocol 253 6 ttl 62",
+        ],
+        pontoon_instead: None,
+    },
+    Row {
+        claim: "fragments_in_any_order_arrive_as_one_datagram",
+        ids: "U14 R20",
+        settings: Settings::DEFAULT,
+        run: fragment_orders,
+        expect: &[
+            "out 0 1 2: 4000 bytes from 192.168.2.112:4000, in 0 1 2: 4000 bytes from 192.168.2.5:5000",
+            "out 0 2 1: 4000 bytes from 192.168.2.112:4000, in 0 2 1: 4000 bytes from 192.168.2.5:5000",
+            "out 1 0 2: 4000 bytes from 192.168.2.112:4000, in 1 0 2: 4000 bytes from 192.168.2.5:5000",
+            "out 1 2 0: 4000 bytes from 192.168.2.112:4000, in 1 2 0: 4000 bytes from 192.168.2.5:5000",
+            "out 2 0 1: 4000 bytes from 192.168.2.112:4000, in 2 0 1: 4000 bytes from 192.168.2.5:5000",
+            "out 2 1 0: 4000 bytes from 192.168.2.112:4000, in 2 1 0: 4000 bytes from 192.168.2.5:5000",
         ],
         pontoon_instead: None,
     },
@@ -181,7 +233,7 @@ fn masquerade(dut: &dyn Dut) -> Outcome {
     let mut seen = Outcome::default();
     let bed = dut.bed();
     let client = bed.c1().udp(at(C1, 4000));
-    let mut ask = |who: &str, server: &crate::ns::Udp, address| {
+    let mut ask = |who: &str, server: &Udp, address| {
         client.send("hello", address).expect("a route");
         note!(seen, "{who} sees: {}", told(server.echo()));
         client.recv()
@@ -190,7 +242,7 @@ fn masquerade(dut: &dyn Dut) -> Outcome {
     let answered = ask("the server", &server, at(SERVER, 7));
     let _ = ask("the other server", &bed.s.udp(at(SERVER2, 7)), at(SERVER2, 7));
     note!(seen, "c1 is answered by: {}", told(answered.map(|(_, from)| from)));
-    let mut ask = |who: &str, server: &crate::ns::Udp, address| {
+    let mut ask = |who: &str, server: &Udp, address| {
         client.send("hello", address).expect("a route");
         note!(seen, "{who} sees: {}", told(server.echo()));
     };
@@ -237,11 +289,66 @@ fn filtering(dut: &dyn Dut) -> Outcome {
     let from = |patience: Duration| told(client.recv_within(patience).map(|(_, from)| from));
     note!(seen, "from where it sent to: {}", from(SOON));
     bed.s.udp(at(SERVER, 8)).send("knock", outside).expect("a route");
-    note!(seen, "from another port: {}", from(crate::ns::QUIET));
+    note!(seen, "from another port: {}", from(QUIET));
     bed.s.udp(at(SERVER2, 7)).send("knock", outside).expect("a route");
-    note!(seen, "from another server: {}", from(crate::ns::QUIET));
+    note!(seen, "from another server: {}", from(QUIET));
     server.send("again", outside).expect("a route");
     note!(seen, "again from where it sent to: {}", from(SOON));
+    seen
+}
+
+fn leaks(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    let (wire, uplink) = (bed.wire("c1"), bed.uplink());
+    let tcp = |port, flags| Packet::syn(at(C1, port), at(SERVER, 80)).with_tcp_flags(flags);
+    let unasked = Packet::udp(at(SERVER, 7), at(C1, 4000), b"hello").bytes();
+    let probes = [
+        ("tcp without flags", tcp(4000, 0)),
+        ("tcp with SYN and FIN", tcp(4001, 3)),
+        ("an echo reply nobody asked for", Packet::query(C1, SERVER, 0, 5, 1)),
+        ("icmp type 40", Packet::query(C1, SERVER, 40, 6, 1)),
+        ("an error about nothing", Packet::error(C1, SERVER, (3, 3), [0; 4], &unasked)),
+        ("udp with a wrong checksum", Packet::udp(at(C1, 4002), at(SERVER, 7), b"wrong").with_wrong_udp_checksum()),
+    ];
+    for (what, probe) in probes {
+        bed.send_out(&wire, "c1", &probe);
+        let first =
+            uplink.wait_for(QUIET, &["> 198.51.100.5"]).map_or_else(|| "silence".to_owned(), |heard| heard.line);
+        note!(seen, "{what}: {first}");
+    }
+    seen
+}
+
+fn other_protocols(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    let (wire, uplink) = (bed.wire("c1"), bed.uplink());
+    bed.send_out(&wire, "c1", &Packet::new(C1, SERVER, 253, b"hello".to_vec()));
+    note!(seen, "out: {}", uplink.line(&["> 198.51.100.5 protocol"]));
+    bed.s.injector().send(&Packet::new(SERVER, UP, 253, b"answer".to_vec()));
+    note!(seen, "back: {}", wire.line(&["172.17.0.2 protocol"]));
+    seen
+}
+
+fn fragment_orders(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    dut.publish(Publish { container: "c2", host: 2024, port: 80, protocol: Protocol::Udp });
+    let (wire, injector) = (bed.wire("c1"), bed.x.injector());
+    let (server, inside) = (bed.s.udp(at(SERVER, 7)), bed.c2().udp(at(C2, 80)));
+    let whole = |socket: &Udp| told(socket.recv().map(|(text, from)| format!("{} bytes from {from}", text.len())));
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (id, order) in (1..).zip(orders) {
+        let out = fragments(&Packet::udp(at(C1, 4000), at(SERVER, 7), &[b'o'; 4000]).id(id), 1500);
+        let back = fragments(&Packet::udp(at(LAN_HOST, 5000), at(UP, 2024), &[b'i'; 4000]).id(id), 1500);
+        for piece in order {
+            bed.send_out(&wire, "c1", &out[piece]);
+            injector.send(&back[piece]);
+        }
+        let [a, b, c] = order;
+        note!(seen, "out {a} {b} {c}: {}, in {a} {b} {c}: {}", whole(&server), whole(&inside));
+    }
     seen
 }
 
