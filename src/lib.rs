@@ -14,9 +14,19 @@
 //! - [`control`]: the API socket: requests become commands of the core.
 //! - [`cli`]: one file per subcommand, the configuration file.
 
+#![deny(clippy::disallowed_methods)]
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a command waits for processes and measures what it shows"
+)]
 pub mod cli;
 pub mod control;
 pub mod core;
 pub mod frame;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one layer that reads the clock and starts threads"
+)]
 pub mod io;
 pub mod wire;

@@ -22,9 +22,7 @@ impl Instant {
 
     /// `secs` seconds after zero.
     pub const fn from_secs(secs: u64) -> Instant {
-        Instant {
-            micros: secs * 1_000_000,
-        }
+        Instant { micros: secs * 1_000_000 }
     }
 
     /// Microseconds after zero.
@@ -42,11 +40,7 @@ impl Add<Duration> for Instant {
     type Output = Instant;
 
     fn add(self, d: Duration) -> Instant {
-        Instant {
-            micros: self
-                .micros
-                .saturating_add(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
-        }
+        Instant { micros: self.micros.saturating_add(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)) }
     }
 }
 
@@ -54,21 +48,12 @@ impl Sub<Duration> for Instant {
     type Output = Instant;
 
     fn sub(self, d: Duration) -> Instant {
-        Instant {
-            micros: self
-                .micros
-                .saturating_sub(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
-        }
+        Instant { micros: self.micros.saturating_sub(u64::try_from(d.as_micros()).unwrap_or(u64::MAX)) }
     }
 }
 
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}.{:06}s",
-            self.micros / 1_000_000,
-            self.micros % 1_000_000
-        )
+        write!(f, "{}.{:06}s", self.micros / 1_000_000, self.micros % 1_000_000)
     }
 }

@@ -1,2 +1,11 @@
 //! The world: every file descriptor, clock and thread.
+pub mod clock;
+pub mod enter;
+pub mod lifetime;
+pub mod netcfg;
+pub mod pcap;
+pub mod reactor;
+pub mod switch;
 pub mod sys;
+pub mod tap;
+pub mod uplink;

@@ -40,16 +40,14 @@ impl Addr {
     pub fn read6(bytes: &[u8], at: usize) -> Option<Addr> {
         let mut octets = [0; 16];
         octets.copy_from_slice(&bytes[at..at + 16]);
-        let aliases =
-            octets[..10] == [0; 10] && (octets[10..12] == [0, 0] || octets[10..12] == [0xff, 0xff]);
+        let aliases = octets[..10] == [0; 10] && (octets[10..12] == [0, 0] || octets[10..12] == [0xff, 0xff]);
         (!aliases).then_some(Addr(octets))
     }
 
     /// The four octets of an IPv4 address.
     #[inline]
     pub fn as_v4(self) -> Option<[u8; 4]> {
-        self.is_v4()
-            .then(|| [self.0[12], self.0[13], self.0[14], self.0[15]])
+        self.is_v4().then(|| [self.0[12], self.0[13], self.0[14], self.0[15]])
     }
 
     /// Is this an IPv4 address?
@@ -83,9 +81,7 @@ impl Addr {
     /// broadcast (`ip_route_input_slow`, R10). Class E is allowed, as in Linux.
     pub fn is_routable_source(self) -> bool {
         match self.as_v4() {
-            Some(v4) => {
-                v4[0] != 0 && v4[0] != 127 && v4[0] & 0xf0 != 0xe0 && self != Addr::V4_BROADCAST
-            }
+            Some(v4) => v4[0] != 0 && v4[0] != 127 && v4[0] & 0xf0 != 0xe0 && self != Addr::V4_BROADCAST,
             None => self.0[0] != 0xff,
         }
     }
@@ -158,10 +154,7 @@ impl Cidr {
 
     /// The prefix that holds this one address.
     pub fn host(addr: Addr) -> Cidr {
-        Cidr {
-            addr,
-            bits: if addr.is_v4() { 32 } else { 128 },
-        }
+        Cidr { addr, bits: if addr.is_v4() { 32 } else { 128 } }
     }
 
     /// The address as given, host bits and all.
@@ -176,10 +169,7 @@ impl Cidr {
 
     /// The same prefix with its host bits cleared.
     pub fn network(&self) -> Cidr {
-        Cidr {
-            addr: self.masked(self.addr),
-            bits: self.bits,
-        }
+        Cidr { addr: self.masked(self.addr), bits: self.bits }
     }
 
     /// Does the prefix hold `addr`?
@@ -190,8 +180,7 @@ impl Cidr {
 
     /// Do the two prefixes share an address?
     pub fn overlaps(&self, other: &Cidr) -> bool {
-        self.contains(other.addr) && self.bits <= other.bits
-            || other.contains(self.addr) && other.bits <= self.bits
+        self.contains(other.addr) && self.bits <= other.bits || other.contains(self.addr) && other.bits <= self.bits
     }
 
     /// The directed broadcast address of an IPv4 prefix of at most 30 bits (a /31 and a /32 have none, RFC 3021).
@@ -257,12 +246,9 @@ macro_rules! serde_as_text {
             }
         }
         impl<'de> serde::Deserialize<'de> for $type {
-            fn deserialize<D: serde::Deserializer<'de>>(
-                deserializer: D,
-            ) -> Result<$type, D::Error> {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
                 let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-                text.parse()
-                    .map_err(|e| serde::de::Error::custom(format_args!("'{text}' is {e}")))
+                text.parse().map_err(|e| serde::de::Error::custom(format_args!("'{text}' is {e}")))
             }
         }
     };
@@ -342,10 +328,7 @@ mod tests {
 
     #[test]
     fn broadcast_exists_up_to_30_bits() {
-        assert_eq!(
-            cidr("172.17.0.0/16").broadcast(),
-            Some(addr("172.17.255.255"))
-        );
+        assert_eq!(cidr("172.17.0.0/16").broadcast(), Some(addr("172.17.255.255")));
         assert_eq!(cidr("192.0.2.4/30").broadcast(), Some(addr("192.0.2.7")));
         assert_eq!(cidr("192.0.2.4/31").broadcast(), None);
         assert_eq!(cidr("0.0.0.0/0").broadcast(), Some(Addr::V4_BROADCAST));
@@ -353,14 +336,7 @@ mod tests {
 
     #[test]
     fn prefix_text_is_refused_when_it_is_none() {
-        for bad in [
-            "",
-            "10.0.0.0",
-            "10.0.0.0/33",
-            "10.0.0/8",
-            "10.0.0.0/-1",
-            "2001:db8::/129",
-        ] {
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/-1", "2001:db8::/129"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
         }
     }

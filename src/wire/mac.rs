@@ -64,9 +64,7 @@ pub struct ParseMacError;
 
 impl fmt::Display for ParseMacError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "not a MAC address: six hexadecimal bytes with colons are wanted, as 02:42:ac:11:00:02",
-        )
+        f.write_str("not a MAC address: six hexadecimal bytes with colons are wanted, as 02:42:ac:11:00:02")
     }
 }
 
@@ -85,11 +83,7 @@ impl FromStr for Mac {
                 .ok_or(ParseMacError)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| ParseMacError)?;
         }
-        if parts.next().is_some() {
-            Err(ParseMacError)
-        } else {
-            Ok(Mac(bytes))
-        }
+        if parts.next().is_some() { Err(ParseMacError) } else { Ok(Mac(bytes)) }
     }
 }
 
@@ -101,24 +95,14 @@ mod tests {
     fn text_form_round_trips_and_rejects_what_is_no_mac() {
         let mac = Mac([0x02, 0x42, 0xac, 0x11, 0, 2]);
         assert_eq!(mac.to_string().parse(), Ok(mac));
-        for bad in [
-            "",
-            "02:42",
-            "02:42:ac:11:00:02:03",
-            "2:42:ac:11:00:02",
-            "zz:42:ac:11:00:02",
-            "+2:42:ac:11:00:02",
-        ] {
+        for bad in ["", "02:42", "02:42:ac:11:00:02:03", "2:42:ac:11:00:02", "zz:42:ac:11:00:02", "+2:42:ac:11:00:02"] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn docker_rule_gives_02_42_and_the_address() {
-        assert_eq!(
-            Mac::from_ipv4(Ipv4Addr::new(172, 17, 0, 2)).to_string(),
-            "02:42:ac:11:00:02"
-        );
+        assert_eq!(Mac::from_ipv4(Ipv4Addr::new(172, 17, 0, 2)).to_string(), "02:42:ac:11:00:02");
     }
 
     #[test]

@@ -5,10 +5,7 @@
 
 pub mod addr;
 pub mod checksum;
-pub mod ether;
-pub mod icmp;
-pub mod ipv4;
-pub mod l4;
+pub mod ip;
 pub mod mac;
 pub mod vnet;
 

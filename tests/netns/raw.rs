@@ -1,5 +1,7 @@
 //! The only `unsafe` of these tests: the calls that neither std nor rustix has, each behind a safe function.
 
+#![allow(unsafe_code, reason = "system calls that no safe crate offers; denied everywhere else")]
+
 use std::io::{self, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};

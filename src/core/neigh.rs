@@ -1,0 +1,352 @@
+//! Neighbours of the gateways: which MAC address has an IP address on a network.
+//!
+//! # Theory of operation
+//! An attachment's address is known from the moment it is attached; it is permanent. Any other on-link address is asked
+//! for by ARP: three requests a second apart (Linux `mcast_solicit`, `retrans_time_ms`), then it is given up (R04).
+//! Packets wait meanwhile in a bounded queue (R30); only those are ever copied. An answer that is older than a minute
+//! is used and asked for again by unicast; three silences forget it.
+//!
+//! ```text
+//!   unknown --packet--> incomplete --answer--> reachable --60 s, used--> probing --answer--> reachable
+//!                           `--3 s--> failed: 3/1 for what waited           `--3 s--> unknown
+//! ```
+//!
+//! # Limits
+//! [`LEARNED`] entries a network and [`LEARNED_PER_PORT`] a port; [`INCOMPLETE`] unanswered questions at once;
+//! [`HELD_PER_NEIGHBOUR`] packets and [`HELD_BYTES`] bytes in all that wait.
+//!
+//! # References
+//! RFC 826, RFC 1122 2.3.2, Linux net/core/neighbour.c.
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::hash::Keyed;
+use super::port::PortId;
+use super::time::Instant;
+use crate::wire::addr::Addr;
+use crate::wire::mac::Mac;
+
+/// Learned neighbours of one network (Linux `gc_thresh3`).
+pub const LEARNED: usize = 1024;
+/// Learned neighbours behind one port.
+pub const LEARNED_PER_PORT: usize = 128;
+/// Addresses asked for at once.
+pub const INCOMPLETE: usize = 256;
+/// Packets that wait for one address.
+pub const HELD_PER_NEIGHBOUR: usize = 16;
+/// Bytes that wait in one network.
+pub const HELD_BYTES: usize = 1 << 20;
+
+/// Requests before an address is given up (Linux `mcast_solicit`, `ucast_solicit`).
+const PROBES: u8 = 3;
+/// Between two requests (Linux `retrans_time_ms`).
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer counts without a doubt.
+const REACHABLE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Entry {
+    mac: Option<Mac>,
+    /// The port its last word came from.
+    port: Option<PortId>,
+    permanent: bool,
+    confirmed: Instant,
+    /// Requests sent since the last answer; 0: nothing is asked.
+    probes: u8,
+    next_probe: Instant,
+    held: Vec<Box<[u8]>>,
+}
+
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Use this one.
+    Known(Mac),
+    /// Use this one, and ask it whether it is still there.
+    Doubtful(Mac),
+    /// Ask all.
+    Unknown,
+}
+
+/// What became of a packet that must wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It waits, and it is the first: ask now.
+    Ask,
+    /// It waits with others.
+    Waits,
+    /// No room.
+    Full,
+}
+
+/// What a timer brings.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Ask again: all, or just this station.
+    Ask { addr: Addr, to: Option<Mac> },
+    /// Nobody answered; these packets waited.
+    Failed { addr: Addr, held: Vec<Box<[u8]>> },
+}
+
+/// The neighbours of one network's gateway.
+pub struct Neighbours {
+    entries: HashMap<Addr, Entry, Keyed>,
+    /// Addresses with a question open.
+    asking: Vec<Addr>,
+    learned: usize,
+    held_bytes: usize,
+}
+
+impl Neighbours {
+    /// None are known.
+    pub fn new(key: Keyed) -> Neighbours {
+        Neighbours { entries: HashMap::with_hasher(key), asking: Vec::new(), learned: 0, held_bytes: 0 }
+    }
+
+    /// The address of an attachment. Gives back what waited for it.
+    pub fn add_permanent(&mut self, addr: Addr, mac: Mac, port: PortId, now: Instant) -> Vec<Box<[u8]>> {
+        let held = self.remove(addr);
+        let entry = Entry {
+            mac: Some(mac),
+            port: Some(port),
+            permanent: true,
+            confirmed: now,
+            probes: 0,
+            next_probe: now,
+            held: Vec::new(),
+        };
+        self.entries.insert(addr, entry);
+        held
+    }
+
+    /// Forgets an address and gives back what waited for it.
+    pub fn remove(&mut self, addr: Addr) -> Vec<Box<[u8]>> {
+        let Some(entry) = self.entries.remove(&addr) else { return Vec::new() };
+        self.learned -= usize::from(!entry.permanent);
+        self.asking.retain(|a| *a != addr);
+        self.held_bytes -= entry.held.iter().map(|p| p.len()).sum::<usize>();
+        entry.held
+    }
+
+    /// Forgets what was learned from a port.
+    pub fn flush_port(&mut self, port: PortId) {
+        let mut gone: Vec<Addr> =
+            self.entries.iter().filter(|(_, e)| e.port == Some(port)).map(|(addr, _)| *addr).collect();
+        gone.sort_unstable();
+        for addr in gone {
+            self.remove(addr);
+        }
+    }
+
+    /// Where is `addr`?
+    #[inline]
+    pub fn resolve(&mut self, addr: Addr, now: Instant) -> Resolution {
+        let Some(entry) = self.entries.get_mut(&addr) else { return Resolution::Unknown };
+        let Some(mac) = entry.mac else { return Resolution::Unknown };
+        if entry.permanent || entry.probes > 0 || now.since(entry.confirmed) < REACHABLE {
+            return Resolution::Known(mac);
+        }
+        entry.probes = 1;
+        entry.next_probe = now + PROBE_INTERVAL;
+        self.asking.push(addr);
+        Resolution::Doubtful(mac)
+    }
+
+    /// Lets a packet wait for `addr`.
+    pub fn hold(&mut self, addr: Addr, packet: &[u8], now: Instant) -> Hold {
+        if self.held_bytes + packet.len() > HELD_BYTES {
+            return Hold::Full;
+        }
+        if let Some(entry) = self.entries.get_mut(&addr) {
+            if entry.held.len() >= HELD_PER_NEIGHBOUR {
+                return Hold::Full;
+            }
+            entry.held.push(packet.into());
+            self.held_bytes += packet.len();
+            return Hold::Waits;
+        }
+        if self.asking.len() >= INCOMPLETE || !self.room() {
+            return Hold::Full;
+        }
+        self.entries.insert(
+            addr,
+            Entry {
+                mac: None,
+                port: None,
+                permanent: false,
+                confirmed: now,
+                probes: 1,
+                next_probe: now + PROBE_INTERVAL,
+                held: vec![packet.into()],
+            },
+        );
+        self.learned += 1;
+        self.held_bytes += packet.len();
+        self.asking.push(addr);
+        Hold::Ask
+    }
+
+    /// `addr` said that it is at `mac`. `unasked`: it said so in a question to us, which may make a new entry; an answer
+    /// only ever confirms or moves one that is there. Gives back what waited.
+    pub fn heard(&mut self, addr: Addr, mac: Mac, port: PortId, unasked: bool, now: Instant) -> Vec<Box<[u8]>> {
+        if let Some(entry) = self.entries.get_mut(&addr) {
+            if entry.permanent {
+                return Vec::new();
+            }
+            (entry.mac, entry.port, entry.confirmed, entry.probes) = (Some(mac), Some(port), now, 0);
+            let held = std::mem::take(&mut entry.held);
+            self.held_bytes -= held.iter().map(|p| p.len()).sum::<usize>();
+            self.asking.retain(|a| *a != addr);
+            return held;
+        }
+        let mine = || self.entries.values().filter(|e| !e.permanent && e.port == Some(port)).count();
+        if unasked && self.room() && mine() < LEARNED_PER_PORT {
+            self.learned += 1;
+            self.entries.insert(
+                addr,
+                Entry {
+                    mac: Some(mac),
+                    port: Some(port),
+                    permanent: false,
+                    confirmed: now,
+                    probes: 0,
+                    next_probe: now,
+                    held: Vec::new(),
+                },
+            );
+        }
+        Vec::new()
+    }
+
+    /// The next time that [`Neighbours::tick`] has work.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.asking.iter().filter_map(|addr| self.entries.get(addr)).map(|e| e.next_probe).min()
+    }
+
+    /// Does what is due: repeats questions, gives up.
+    pub fn tick(&mut self, now: Instant) -> Vec<Event> {
+        let mut events = Vec::new();
+        for addr in self.asking.clone() {
+            let Some(entry) = self.entries.get_mut(&addr).filter(|e| e.next_probe <= now) else { continue };
+            if entry.probes < PROBES {
+                entry.probes += 1;
+                entry.next_probe = now + PROBE_INTERVAL;
+                events.push(Event::Ask { addr, to: entry.mac });
+            } else {
+                events.push(Event::Failed { addr, held: self.remove(addr) });
+            }
+        }
+        events
+    }
+
+    /// Rows for listings, by address: MAC, state, packets that wait.
+    pub fn list(&self, now: Instant) -> Vec<(Addr, Option<Mac>, &'static str, usize)> {
+        let state = |e: &Entry| match e {
+            Entry { permanent: true, .. } => "permanent",
+            Entry { mac: None, .. } => "incomplete",
+            Entry { probes: 1.., .. } => "probe",
+            _ if now.since(e.confirmed) < REACHABLE => "reachable",
+            _ => "stale",
+        };
+        let mut rows: Vec<_> = self.entries.iter().map(|(a, e)| (*a, e.mac, state(e), e.held.len())).collect();
+        rows.sort_unstable_by_key(|row| row.0);
+        rows
+    }
+
+    fn room(&self) -> bool {
+        self.learned < LEARNED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: PortId = PortId(1);
+    const IP: Addr = Addr::v4([172, 17, 0, 9]);
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    fn neighbours() -> Neighbours {
+        Neighbours::new(Keyed::new([1; 16]))
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_secs(secs)
+    }
+
+    #[test]
+    fn three_requests_then_failure_gives_back_what_waited() {
+        let mut n = neighbours();
+        assert_eq!(n.hold(IP, b"one", at(0)), Hold::Ask);
+        assert_eq!(n.hold(IP, b"two", at(0)), Hold::Waits);
+        assert_eq!(n.tick(at(1)), [Event::Ask { addr: IP, to: None }]);
+        assert_eq!(n.tick(at(2)), [Event::Ask { addr: IP, to: None }]);
+        let held = vec![b"one".to_vec().into_boxed_slice(), b"two".to_vec().into_boxed_slice()];
+        assert_eq!(n.tick(at(3)), [Event::Failed { addr: IP, held }]);
+        assert_eq!(n.next_timeout(), None);
+        assert_eq!(n.held_bytes, 0);
+    }
+
+    #[test]
+    fn answer_releases_what_waited_in_order() {
+        let mut n = neighbours();
+        n.hold(IP, b"one", at(0));
+        n.hold(IP, b"two", at(0));
+        let held = n.heard(IP, MAC, PORT, false, at(0));
+        assert_eq!(held.iter().map(|p| p.as_ref()).collect::<Vec<_>>(), [b"one", b"two"]);
+        assert_eq!(n.resolve(IP, at(1)), Resolution::Known(MAC));
+        assert_eq!(n.next_timeout(), None);
+    }
+
+    #[test]
+    fn answer_that_nobody_asked_for_makes_no_entry() {
+        let mut n = neighbours();
+        n.heard(IP, MAC, PORT, false, at(0));
+        assert_eq!(n.resolve(IP, at(0)), Resolution::Unknown);
+        n.heard(IP, MAC, PORT, true, at(0));
+        assert_eq!(n.resolve(IP, at(0)), Resolution::Known(MAC));
+    }
+
+    #[test]
+    fn old_answer_is_used_and_asked_for_again_by_unicast() {
+        let mut n = neighbours();
+        n.heard(IP, MAC, PORT, true, at(0));
+        assert_eq!(n.resolve(IP, at(61)), Resolution::Doubtful(MAC));
+        assert_eq!(n.resolve(IP, at(61)), Resolution::Known(MAC));
+        assert_eq!(n.tick(at(62)), [Event::Ask { addr: IP, to: Some(MAC) }]);
+        n.tick(at(63));
+        assert_eq!(n.tick(at(64)), [Event::Failed { addr: IP, held: vec![] }]);
+        assert_eq!(n.resolve(IP, at(65)), Resolution::Unknown);
+    }
+
+    #[test]
+    fn packets_to_a_dead_address_are_bounded() {
+        let mut n = neighbours();
+        let full = (0..10_000).filter(|_| n.hold(IP, &[0; 1500], at(0)) == Hold::Full).count();
+        assert_eq!(full, 10_000 - HELD_PER_NEIGHBOUR);
+        for host in 0..10_000u32 {
+            n.hold(Addr::v4((0x0a00_0000 + host).to_be_bytes()), &[0; 1500], at(0));
+        }
+        assert!(n.asking.len() <= INCOMPLETE && n.held_bytes <= HELD_BYTES);
+    }
+
+    #[test]
+    fn one_port_cannot_fill_the_table() {
+        let mut n = neighbours();
+        for host in 0..10_000u32 {
+            n.heard(Addr::v4((0x0a00_0000 + host).to_be_bytes()), MAC, PORT, true, at(0));
+        }
+        n.heard(IP, MAC, PortId(2), true, at(0));
+        assert_eq!(n.resolve(IP, at(0)), Resolution::Known(MAC));
+    }
+
+    #[test]
+    fn attachment_cannot_be_moved_by_arp() {
+        let mut n = neighbours();
+        n.add_permanent(IP, MAC, PORT, at(0));
+        n.heard(IP, Mac([2, 6, 6, 6, 6, 6]), PortId(2), true, at(1));
+        assert_eq!(n.resolve(IP, at(100_000)), Resolution::Known(MAC));
+    }
+}

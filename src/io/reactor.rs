@@ -1,0 +1,489 @@
+//! The event loop: owns the datapath and every device, reads frames and hands them to the core.
+//!
+//! # Theory of operation
+//! One thread, one `mio::Poll`. mio is edge-triggered: after a partial read no event ever comes again, so readiness is
+//! latched on a list of our own. Each turn serves every ready port once, by deficit round robin:
+//!
+//! ```text
+//!  turn:  poll (not waiting while anybody is ready) -> timers due -> requests -> each ready port:
+//!           read one frame -> Datapath::input -> (write, write, ...) until EAGAIN or the port's budget is spent
+//! ```
+//!
+//! A frame is charged its length, but at least [`MIN_CHARGE`], and so is each transmission it caused after the first (a
+//! broadcast on a large switch is many writes). Time is charged too, because a write runs the receiver's whole stack: a
+//! container with 40,000 firewall rules makes ours 35 times as slow. So neither a busy port nor a slow receiver holds up
+//! the others for longer than a turn's budget. A batch is bounded by bytes and not by frames, so that 64 KiB
+//! super-frames stay in the cache.
+//!
+//! Other threads put a [`Job`] into the channel and wake the loop; jobs run between turns.
+//!
+//! # Limits
+//! [`QUANTUM`] bytes a port and turn; [`JOBS_PER_TURN`] jobs a turn.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::clock::Clock;
+use super::pcap::Capture;
+use super::switch::{ANSWER_WITHIN, NotAdded, Notice, Notifier, Switch, SwitchError};
+use super::sys::tuntap::Device;
+use super::tap::{ReadError, TapPort, WriteError};
+use super::uplink::Uplink;
+use crate::core::command::{Answer, Applied, Command, Query, UplinkConfig};
+use crate::core::datapath::{Config, Datapath};
+use crate::core::port::PortId;
+use crate::core::world::{Point, Sent, World};
+use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
+use crate::wire::vnet;
+
+/// What a port may spend in one turn, bytes.
+const QUANTUM: i64 = 256 * 1024;
+/// The least that a frame or a transmission costs, bytes: system calls cost the same for a small one.
+const MIN_CHARGE: i64 = 4096;
+/// What a microsecond costs, bytes: about the rate of small frames and of super-frames alike.
+const CHARGE_PER_MICRO: i64 = 2048;
+/// Frames between two looks at the clock.
+const FRAMES_PER_LOOK: u32 = 8;
+/// Jobs between two turns.
+const JOBS_PER_TURN: usize = 16;
+/// Jobs under way.
+const MAX_JOBS: usize = 64;
+const WAKE: Token = Token(usize::MAX);
+
+/// What another thread wants done.
+enum Job {
+    Apply(Command, Sender<Result<Applied, SwitchError>>),
+    Query(Query, Sender<Answer>),
+    AddPort(PortId, TapPort, Sender<Result<(), (SwitchError, TapPort)>>),
+    RemovePort(PortId, Sender<Option<TapPort>>),
+    Capture(Option<File>, Sender<Result<(), SwitchError>>),
+    Shutdown,
+}
+
+/// Any device of a port.
+enum Role {
+    Tap(TapPort),
+    Uplink(Uplink),
+}
+
+impl Role {
+    fn device(&self) -> &Device {
+        match self {
+            Role::Tap(tap) => tap.device(),
+            Role::Uplink(uplink) => uplink.device(),
+        }
+    }
+}
+
+struct Entry {
+    id: PortId,
+    role: Role,
+    vnet: bool,
+    /// On the ready list.
+    ready: bool,
+    /// Bytes it may still spend; negative after a turn that overspent.
+    deficit: i64,
+}
+
+/// Devices by the slot of their port's id.
+#[derive(Default)]
+struct Devices {
+    entries: Vec<Option<Entry>>,
+}
+
+impl Devices {
+    #[inline]
+    fn get_mut(&mut self, id: PortId) -> Option<&mut Entry> {
+        self.entries.get_mut(id.0 as usize & 0xffff)?.as_mut().filter(|e| e.id == id)
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let slot = entry.id.0 as usize & 0xffff;
+        if self.entries.len() <= slot {
+            self.entries.resize_with(slot + 1, || None);
+        }
+        self.entries[slot] = Some(entry);
+    }
+
+    fn remove(&mut self, id: PortId) -> Option<Entry> {
+        let place = self.entries.get_mut(id.0 as usize & 0xffff)?;
+        if place.as_ref()?.id == id { place.take() } else { None }
+    }
+}
+
+/// The world as the core sees it: devices, and maybe somebody who captures.
+struct Wire<'a> {
+    devices: &'a mut Devices,
+    capture: &'a mut Option<Capture>,
+}
+
+impl World for Wire<'_> {
+    #[inline]
+    fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
+        let Some(entry) = self.devices.get_mut(port) else { return Sent::Gone };
+        let bytes = if entry.vnet { frame.with_vnet() } else { frame.packet() };
+        match entry.role.device().write(bytes) {
+            Ok(_) => Sent::Ok,
+            Err(error) => match WriteError::from(error) {
+                WriteError::Down => Sent::Down,
+                WriteError::Gone => Sent::Gone,
+                WriteError::Refused => Sent::Refused,
+                WriteError::Full | WriteError::Other(_) => Sent::Failed,
+            },
+        }
+    }
+
+    #[inline]
+    fn capturing(&self) -> bool {
+        self.capture.is_some()
+    }
+
+    fn capture(&mut self, point: Point, port: PortId, frame: FrameOut<'_>, link: Link) {
+        if let Some(capture) = self.capture {
+            capture.frame(point, port, frame, link);
+        }
+    }
+}
+
+/// The running loop, from outside. See [`Switch`].
+pub struct LoopHandle {
+    jobs: Sender<Job>,
+    waker: Arc<Waker>,
+    thread: JoinHandle<()>,
+}
+
+/// What a loop starts with.
+pub struct Start {
+    /// The core's configuration.
+    pub config: Config,
+    /// The way to the world, and what the core is to know of it.
+    pub uplink: Option<(Uplink, UplinkConfig)>,
+    /// 32 random bytes.
+    pub seed: [u8; 32],
+    /// Where the loop tells what happened.
+    pub notifier: Notifier,
+}
+
+/// Starts the loop in a thread of its own.
+pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
+    let failed = |what| move |why| SwitchError::Failed { what, why };
+    let poll = Poll::new().map_err(failed("cannot make an epoll instance"))?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE).map_err(failed("cannot make an eventfd"))?);
+    let (jobs, receiver) = bounded(MAX_JOBS);
+    let clock = Clock::new();
+    let mut reactor = Reactor {
+        poll,
+        jobs: receiver,
+        datapath: Datapath::new(start.config, start.seed, clock.now()),
+        devices: Devices::default(),
+        ready: VecDeque::new(),
+        clock,
+        notifier: start.notifier,
+        capture: None,
+        buf: vec![0; BUFFER_LEN],
+        stop: false,
+    };
+    if let Some((uplink, config)) = start.uplink {
+        reactor.add_uplink(uplink, config)?;
+    }
+    let thread = std::thread::Builder::new()
+        .name("datapath".to_owned())
+        .spawn(move || reactor.run())
+        .map_err(failed("cannot start the datapath's thread"))?;
+    Ok(LoopHandle { jobs, waker, thread })
+}
+
+impl LoopHandle {
+    fn ask<T>(&self, job: impl FnOnce(Sender<T>) -> Job) -> Result<T, SwitchError> {
+        let (sender, receiver) = bounded(1);
+        self.jobs.send_timeout(job(sender), ANSWER_WITHIN).map_err(|error| {
+            if error.is_disconnected() { SwitchError::Ended } else { SwitchError::Silent }
+        })?;
+        self.waker.wake().map_err(|why| SwitchError::Failed { what: "cannot wake the event loop", why })?;
+        receiver.recv_timeout(ANSWER_WITHIN).map_err(|error| match error {
+            RecvTimeoutError::Timeout => SwitchError::Silent,
+            RecvTimeoutError::Disconnected => SwitchError::Ended,
+        })
+    }
+}
+
+impl Switch for LoopHandle {
+    type Port = TapPort;
+
+    fn apply(&self, command: Command) -> Result<Applied, SwitchError> {
+        self.ask(|answer| Job::Apply(command, answer))?
+    }
+
+    fn query(&self, query: Query) -> Result<Answer, SwitchError> {
+        self.ask(|answer| Job::Query(query, answer))
+    }
+
+    fn add_port(&self, port: PortId, device: TapPort) -> Result<(), NotAdded<TapPort>> {
+        match self.ask(|answer| Job::AddPort(port, device, answer)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((why, device))) => Err(NotAdded { why, device: Some(device) }),
+            Err(why) => Err(NotAdded { why, device: None }),
+        }
+    }
+
+    fn remove_port(&self, port: PortId) -> Result<Option<TapPort>, SwitchError> {
+        self.ask(|answer| Job::RemovePort(port, answer))
+    }
+
+    fn capture(&self, file: Option<File>) -> Result<(), SwitchError> {
+        self.ask(|answer| Job::Capture(file, answer))?
+    }
+
+    fn shutdown(self) -> Result<(), SwitchError> {
+        let told = self.jobs.send_timeout(Job::Shutdown, ANSWER_WITHIN).is_ok();
+        self.waker.wake().map_err(|why| SwitchError::Failed { what: "cannot wake the event loop", why })?;
+        if told && self.thread.join().is_ok() { Ok(()) } else { Err(SwitchError::Ended) }
+    }
+}
+
+struct Reactor {
+    poll: Poll,
+    jobs: Receiver<Job>,
+    datapath: Datapath,
+    devices: Devices,
+    /// Ports with frames to read, in the order they are served.
+    ready: VecDeque<PortId>,
+    clock: Clock,
+    notifier: Notifier,
+    capture: Option<Capture>,
+    /// One frame, with headroom.
+    buf: Vec<u8>,
+    stop: bool,
+}
+
+impl Reactor {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        while !self.stop {
+            if let Err(error) = self.turn(&mut events) {
+                self.notifier.tell(Notice::Stopped { why: error.to_string() });
+                return;
+            }
+        }
+        for entry in self.devices.entries.into_iter().flatten() {
+            let closed = match entry.role {
+                Role::Tap(tap) => tap.detach(),
+                Role::Uplink(uplink) => uplink.close(),
+            };
+            if let Err(error) = closed {
+                log::warn!("cannot give up the device of {}: {error}", entry.id);
+            }
+        }
+    }
+
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        let now = self.clock.now();
+        let due = self.datapath.next_timeout();
+        let timeout = if !self.ready.is_empty() || !self.jobs.is_empty() {
+            Some(std::time::Duration::ZERO)
+        } else {
+            due.map(|at| at.since(now))
+        };
+        match self.poll.poll(events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        for event in events.iter() {
+            if event.token() != WAKE {
+                self.latch(PortId(event.token().0 as u32)); // made from a port id
+            }
+        }
+        let now = self.clock.now();
+        if due.is_some_and(|at| at <= now) {
+            self.datapath.handle_timeout(now, &mut Wire { devices: &mut self.devices, capture: &mut self.capture });
+            self.datapath.take_work();
+        }
+        for _ in 0..JOBS_PER_TURN {
+            match self.jobs.try_recv() {
+                Ok(job) => self.do_job(job),
+                Err(_) => break,
+            }
+        }
+        for _ in 0..self.ready.len() {
+            let Some(port) = self.ready.pop_front() else { break };
+            self.serve(port);
+        }
+        Ok(())
+    }
+
+    /// Remembers that a port has something to read; errors are found by reading.
+    fn latch(&mut self, id: PortId) {
+        if let Some(entry) = self.devices.get_mut(id)
+            && !entry.ready
+        {
+            entry.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// One port's share of a turn.
+    fn serve(&mut self, id: PortId) {
+        let Some(entry) = self.devices.get_mut(id) else { return };
+        entry.deficit = (entry.deficit + QUANTUM).min(QUANTUM);
+        let (mut deficit, has_header) = (entry.deficit, entry.vnet);
+        let began = self.clock.now();
+        let mut now = began;
+        let mut time_charged: i64 = 0;
+        let mut bytes_charged: i64 = 0;
+        let mut since_look = 0;
+        while deficit > 0 {
+            let read = match self.devices.get_mut(id) {
+                Some(entry) => read_frame(entry.role.device(), has_header, &mut self.buf),
+                None => return,
+            };
+            match read {
+                Ok(Some(len)) => {
+                    let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+                    self.datapath.input(id, &mut self.buf, len, now, &mut wire);
+                    let work = self.datapath.take_work();
+                    let extra = i64::from(work.saturating_sub(1)) * (len as i64).max(MIN_CHARGE);
+                    bytes_charged += (len as i64).max(MIN_CHARGE) + extra;
+                    since_look += 1;
+                    if since_look >= FRAMES_PER_LOOK || work > FRAMES_PER_LOOK {
+                        since_look = 0;
+                        now = self.clock.now();
+                        let micros = now.micros() - began.micros();
+                        time_charged = i64::try_from(micros).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO;
+                    }
+                    deficit = self.devices.get_mut(id).map_or(0, |e| e.deficit) - bytes_charged.max(time_charged);
+                }
+                Ok(None) => {
+                    // A frame shorter than its virtio header cannot be; nothing to charge but the call.
+                    bytes_charged += MIN_CHARGE;
+                    deficit -= MIN_CHARGE;
+                }
+                Err(ReadError::Empty) => {
+                    if let Some(entry) = self.devices.get_mut(id) {
+                        entry.ready = false;
+                        entry.deficit = 0;
+                    }
+                    return;
+                }
+                Err(ReadError::Gone | ReadError::Other(_)) => return self.lose(id),
+            }
+        }
+        if let Some(entry) = self.devices.get_mut(id) {
+            entry.deficit = deficit.max(-16 * QUANTUM);
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The device is out of order: no more events of it, and whoever attached it is told.
+    fn lose(&mut self, id: PortId) {
+        let Some(entry) = self.devices.get_mut(id) else { return };
+        entry.ready = true; // never latched again
+        let fd = entry.role.device().as_fd().as_raw_fd();
+        let uplink = matches!(entry.role, Role::Uplink(_));
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            log::debug!("cannot deregister {id}: {error}");
+        }
+        log::info!("{}: the device is gone", if uplink { "uplink".to_owned() } else { id.to_string() });
+        self.notifier.tell(Notice::PortGone(id));
+    }
+
+    fn do_job(&mut self, job: Job) {
+        let now = self.clock.now();
+        // An asker that has given up waiting is none of our business: the sends below may fail.
+        match job {
+            Job::Apply(command, answer) => {
+                let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+                let applied = self.datapath.apply(command, now, &mut wire);
+                let _ = answer.send(applied.map_err(SwitchError::from));
+            }
+            Job::Query(query, answer) => {
+                let _ = answer.send(self.datapath.query(&query, now));
+            }
+            Job::AddPort(port, tap, answer) => {
+                let added = self.add(port, tap);
+                let _ = answer.send(added);
+            }
+            Job::RemovePort(port, answer) => {
+                let _ = answer.send(self.remove(port));
+            }
+            Job::Capture(file, answer) => {
+                let started = match file {
+                    None => Ok(None),
+                    Some(file) => Capture::start(file, self.notifier.clone())
+                        .map(Some)
+                        .map_err(|why| SwitchError::Failed { what: "cannot start capturing", why }),
+                };
+                let _ = answer.send(started.map(|capture| self.capture = capture));
+            }
+            Job::Shutdown => self.stop = true,
+        }
+    }
+
+    fn add(&mut self, port: PortId, tap: TapPort) -> Result<(), (SwitchError, TapPort)> {
+        match self.register(port, tap.as_fd().as_raw_fd()) {
+            Ok(()) => {
+                let vnet = tap.device().caps().vnet;
+                self.devices.insert(Entry { id: port, role: Role::Tap(tap), vnet, ready: false, deficit: 0 });
+                self.latch(port); // what came before we looked raises no edge
+                Ok(())
+            }
+            Err(why) => Err((SwitchError::Failed { what: "cannot watch the device", why }, tap)),
+        }
+    }
+
+    fn add_uplink(&mut self, uplink: Uplink, config: UplinkConfig) -> Result<(), SwitchError> {
+        let caps = uplink.device().caps();
+        let now = self.clock.now();
+        let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+        let Applied::Uplink(port) = self.datapath.apply(Command::SetUplink(config), now, &mut wire)? else {
+            unreachable!("the first uplink is given a port");
+        };
+        self.register(port, uplink.as_fd().as_raw_fd())
+            .map_err(|why| SwitchError::Failed { what: "cannot watch the uplink", why })?;
+        self.devices.insert(Entry { id: port, role: Role::Uplink(uplink), vnet: caps.vnet, ready: false, deficit: 0 });
+        self.latch(port);
+        let open = Command::Open { port, caps: Caps { vnet: caps.vnet, uso: caps.uso } };
+        let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+        self.datapath.apply(open, now, &mut wire)?;
+        Ok(())
+    }
+
+    fn register(&self, port: PortId, fd: std::os::fd::RawFd) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd), Token(port.0 as usize), Interest::READABLE)
+    }
+
+    fn remove(&mut self, port: PortId) -> Option<TapPort> {
+        if matches!(self.devices.get_mut(port)?.role, Role::Uplink(_)) {
+            return None;
+        }
+        let entry = self.devices.remove(port)?;
+        let fd = entry.role.device().as_fd().as_raw_fd();
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            log::debug!("{port} was not watched any more: {error}");
+        }
+        match entry.role {
+            Role::Tap(tap) => Some(tap),
+            Role::Uplink(_) => None,
+        }
+    }
+}
+
+/// Reads one frame to where the core wants it; `None`: it was cut short of its own virtio header.
+#[inline]
+fn read_frame(device: &Device, has_header: bool, buf: &mut [u8]) -> Result<Option<usize>, ReadError> {
+    if has_header {
+        let read = device.read(&mut buf[HEADROOM - vnet::LEN..])?;
+        return Ok(read.checked_sub(vnet::LEN));
+    }
+    buf[HEADROOM - vnet::LEN..HEADROOM].fill(0);
+    Ok(Some(device.read(&mut buf[HEADROOM..])?))
+}
+

@@ -1,0 +1,112 @@
+//! A container's port: the TAP in its namespace, our end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::enter::{Opened, Provenance};
+use super::lifetime::Life;
+use super::sys::netns::NetnsId;
+use super::sys::tuntap::{Device, Kind, TunError};
+
+/// An attached TAP with its lifetime.
+#[derive(Debug)]
+pub struct TapPort {
+    device: Device,
+    life: Life,
+    netns: Option<NetnsId>,
+    provenance: Provenance,
+}
+
+impl TapPort {
+    /// Takes what the helper opened, and has it persist until [`TapPort::detach`].
+    pub fn attach(opened: Opened, life: Life) -> io::Result<Self> {
+        let Opened { device, link: _, netns, provenance, pidfd: _ } = opened;
+        provenance.keep(&device)?;
+        Ok(Self { device, life, netns: Some(netns), provenance })
+    }
+
+    /// Takes a file descriptor that somebody made and configured and handed over (`--tap-fd`); nothing of the device
+    /// but its offloads is changed, now or at the end.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
+        Ok(Self { device: Device::adopt(fd, Kind::Tap)?, life: Life::Held, netns: None, provenance: Provenance::Found })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// `None`: of an adopted descriptor it is not to be known.
+    pub fn netns(&self) -> Option<NetnsId> {
+        self.netns
+    }
+
+    pub fn provenance(&self) -> Provenance {
+        self.provenance
+    }
+
+    /// Gives it up: a device of ours is deleted. (Dropping it instead leaves the device to the next start, as a kill
+    /// would.)
+    pub fn detach(self) -> io::Result<()> {
+        self.provenance.release(self.device)
+    }
+}
+
+impl AsFd for TapPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// Why there is no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadError {
+    /// All is read; an event comes with the next.
+    Empty,
+    /// The device was deleted.
+    Gone,
+    Other(Errno),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => Self::Empty,
+            Some(Errno::BADFD) => Self::Gone,
+            Some(errno) => Self::Other(errno),
+            None => Self::Other(Errno::IO),
+        }
+    }
+}
+
+/// Why a frame was not taken. None of these ends a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteError {
+    /// The link is down: the port is kept, it may come up again.
+    Down,
+    /// The device was deleted.
+    Gone,
+    /// The frame, or the offload it asks for, is not one the kernel takes here.
+    Refused,
+    /// No memory for it now.
+    Full,
+    Other(Errno),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(Errno::IO) => Self::Down,
+            Some(Errno::BADFD) => Self::Gone,
+            Some(Errno::INVAL) => Self::Refused,
+            Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Self::Full,
+            Some(errno) => Self::Other(errno),
+            None => Self::Other(Errno::IO),
+        }
+    }
+}
