@@ -54,8 +54,10 @@ impl Pontoon {
             if plain { "172.17.0.1" } else { "172.31.0.1" },
         ]);
         if uplink {
-            // A TUN that is there already keeps its MTU when the switch adopts it.
-            bed.x.ip(&format!("tuntap add dev lan0 mode tun vnet_hdr\nlink set lan0 mtu {uplink_mtu}"));
+            if uplink_mtu != 1500 {
+                // The command line does not speak of it: a TUN that is there already keeps its MTU when the switch adopts it.
+                bed.x.ip(&format!("tuntap add dev lan0 mode tun vnet_hdr\nlink set lan0 mtu {uplink_mtu}"));
+            }
             command.args([
                 "--uplink",
                 &format!("tun:name=lan0,address={UP},peer={ROUTER}/24,netns={}", bed.x.path().display()),
