@@ -38,10 +38,7 @@ fn main() -> ExitCode {
         "plain" => false,
         _ => return usage(),
     };
-    match open_tap(first, vnet)
-        .and_then(|a| Ok([a, open_tap(second, vnet)?]))
-        .and_then(|taps| forward(&taps))
-    {
+    match open_tap(first, vnet).and_then(|a| Ok([a, open_tap(second, vnet)?])).and_then(|taps| forward(&taps)) {
         Ok(never) => match never {},
         Err(error) => {
             eprintln!("forward: {error}");
@@ -60,13 +57,7 @@ fn forward(taps: &[OwnedFd; 2]) -> Result<std::convert::Infallible, String> {
     let failed = |errno: Errno| format!("epoll: {errno}");
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
     for (index, tap) in (0u64..).zip(taps) {
-        epoll::add(
-            &poll,
-            tap,
-            epoll::EventData::new_u64(index),
-            epoll::EventFlags::IN,
-        )
-        .map_err(failed)?;
+        epoll::add(&poll, tap, epoll::EventData::new_u64(index), epoll::EventFlags::IN).map_err(failed)?;
     }
     println!("ready");
     let mut frame = vec![0; FRAME];
@@ -78,11 +69,7 @@ fn forward(taps: &[OwnedFd; 2]) -> Result<std::convert::Infallible, String> {
             Err(errno) => return Err(failed(errno)),
         }
         for event in &ready {
-            let [from, to] = if event.data.u64() == 0 {
-                [&taps[0], &taps[1]]
-            } else {
-                [&taps[1], &taps[0]]
-            };
+            let [from, to] = if event.data.u64() == 0 { [&taps[0], &taps[1]] } else { [&taps[1], &taps[0]] };
             for _ in 0..BUDGET {
                 // An error is the end of this turn: EAGAIN when drained, EIO while the other link is still down.
                 let Ok(length) = rustix::io::read(from, &mut frame) else {
@@ -98,15 +85,9 @@ fn forward(taps: &[OwnedFd; 2]) -> Result<std::convert::Infallible, String> {
 
 /// The TAP is made in the namespace where /dev/net/tun is *opened*; only the open and TUNSETIFF need to be there.
 fn open_tap(netns: &str, vnet: bool) -> Result<OwnedFd, String> {
-    let path = if netns.contains('/') {
-        PathBuf::from(netns)
-    } else {
-        PathBuf::from("/run/netns").join(netns)
-    };
-    let at =
-        |what: &str, why: &dyn std::fmt::Display| format!("{what} for {}: {why}", path.display());
-    let home =
-        File::open("/proc/self/ns/net").map_err(|why| at("opening our own namespace", &why))?;
+    let path = if netns.contains('/') { PathBuf::from(netns) } else { PathBuf::from("/run/netns").join(netns) };
+    let at = |what: &str, why: &dyn std::fmt::Display| format!("{what} for {}: {why}", path.display());
+    let home = File::open("/proc/self/ns/net").map_err(|why| at("opening our own namespace", &why))?;
     let there = File::open(&path).map_err(|why| at("opening the namespace", &why))?;
     enter(there.as_fd()).map_err(|why| at("setns", &why))?;
     let tap = attach(vnet).map_err(|why| at("making TAP eth0", &why));
@@ -120,11 +101,7 @@ fn enter(netns: BorrowedFd<'_>) -> Result<(), Errno> {
 
 #[allow(unsafe_code, reason = "TUNSETIFF and its kin have no safe wrapper")]
 fn attach(vnet: bool) -> Result<OwnedFd, Errno> {
-    let tap = rustix::fs::open(
-        "/dev/net/tun",
-        OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let tap = rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | if vnet { libc::IFF_VNET_HDR } else { 0 };
     // SAFETY: `ifreq` is plain old data of C, for which all zeroes is a value (an empty name, no flags).
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -134,22 +111,14 @@ fn attach(vnet: bool) -> Result<OwnedFd, Errno> {
     // The flags all lie below 0x8000, IFF_VNET_HDR = 0x4000 being the highest.
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads one `ifreq`, which is what is passed.
-    unsafe {
-        rustix::ioctl::ioctl(
-            &tap,
-            Setter::<{ libc::TUNSETIFF as Opcode }, libc::ifreq>::new(request),
-        )?
-    };
+    unsafe { rustix::ioctl::ioctl(&tap, Setter::<{ libc::TUNSETIFF as Opcode }, libc::ifreq>::new(request))? };
     if vnet {
         // The size of `struct virtio_net_hdr` without num_buffers.
         let header: libc::c_int = 10;
         let offload = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
         // SAFETY: TUNSETVNETHDRSZ reads one int, TUNSETOFFLOAD takes its mask as the argument itself.
         unsafe {
-            rustix::ioctl::ioctl(
-                &tap,
-                Setter::<{ libc::TUNSETVNETHDRSZ as Opcode }, libc::c_int>::new(header),
-            )?;
+            rustix::ioctl::ioctl(&tap, Setter::<{ libc::TUNSETVNETHDRSZ as Opcode }, libc::c_int>::new(header))?;
             rustix::ioctl::ioctl(
                 &tap,
                 IntegerSetter::<{ libc::TUNSETOFFLOAD as Opcode }>::new_usize(offload as usize),

@@ -63,9 +63,7 @@ fn main() -> ExitCode {
     let done = match Load::parse() {
         Load::Serve { first, ports } => serve(first, ports),
         Load::Sink { port } => sink(port),
-        Load::Send { to, size, seconds } => {
-            send(to, usize::from(size), Duration::from_secs(seconds))
-        }
+        Load::Send { to, size, seconds } => send(to, usize::from(size), Duration::from_secs(seconds)),
         Load::Rr { to, count } => request_response(to, count),
         Load::Crr { to, ports, count } => connect_request_response(to, ports, count),
     };
@@ -86,10 +84,7 @@ fn serve(first: u16, ports: u16) -> io::Result<String> {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
         thread::spawn(move || {
             // A connection that fails ends alone: what it cost is seen by the client that measures.
-            listener
-                .incoming()
-                .flatten()
-                .for_each(|connection| drop(echo(connection)));
+            listener.incoming().flatten().for_each(|connection| drop(echo(connection)));
         });
     }
     println!("ready");
@@ -118,22 +113,14 @@ fn sink(port: u16) -> io::Result<String> {
     let mut bytes = [0; 1472];
     let mut next = || -> io::Result<Option<u64>> {
         match socket.recv(&mut bytes) {
-            Ok(8..) => Ok(bytes
-                .first_chunk()
-                .map(|number| u64::from_be_bytes(*number))),
-            Ok(length) => Err(io::Error::other(format!(
-                "a datagram of {length} bytes is not of `send`"
-            ))),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Ok(None)
-            }
+            Ok(8..) => Ok(bytes.first_chunk().map(|number| u64::from_be_bytes(*number))),
+            Ok(length) => Err(io::Error::other(format!("a datagram of {length} bytes is not of `send`"))),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
             Err(error) => Err(error),
         }
     };
     let Some(mut highest) = next()? else {
-        return Err(io::Error::other(format!(
-            "no datagram arrived within {PATIENCE:?}"
-        )));
+        return Err(io::Error::other(format!("no datagram arrived within {PATIENCE:?}")));
     };
     socket.set_read_timeout(Some(PAUSE))?;
     let begin = Instant::now();
@@ -170,29 +157,18 @@ fn send(to: SocketAddr, size: usize, time: Duration) -> io::Result<String> {
         }
     }
     let rate = sent as f64 / begin.elapsed().as_secs_f64();
-    Ok(format!(
-        r#"{{"sent":{sent},"refused":{refused},"per_second":{rate:.0}}}"#
-    ))
+    Ok(format!(r#"{{"sent":{sent},"refused":{refused},"per_second":{rate:.0}}}"#))
 }
 
 fn request_response(to: SocketAddr, count: u32) -> io::Result<String> {
     let mut connection = connect(to)?;
     exchange(&mut connection)?;
-    summary(
-        (0..count)
-            .map(|_| timed(|| exchange(&mut connection)))
-            .collect::<io::Result<_>>()?,
-    )
+    summary((0..count).map(|_| timed(|| exchange(&mut connection))).collect::<io::Result<_>>()?)
 }
 
 fn connect_request_response(to: SocketAddr, ports: u16, count: u32) -> io::Result<String> {
-    let addresses = (to.port()..)
-        .take(usize::from(ports))
-        .map(|port| SocketAddr::new(to.ip(), port));
-    let times = addresses
-        .cycle()
-        .zip(0..count)
-        .map(|(address, _)| timed(|| exchange(&mut connect(address)?)));
+    let addresses = (to.port()..).take(usize::from(ports)).map(|port| SocketAddr::new(to.ip(), port));
+    let times = addresses.cycle().zip(0..count).map(|(address, _)| timed(|| exchange(&mut connect(address)?)));
     summary(times.collect::<io::Result<_>>()?)
 }
 
@@ -219,8 +195,5 @@ fn summary(mut times: Vec<Duration>) -> io::Result<String> {
     let quantile = |per_cent: usize| times[(times.len() - 1) * per_cent / 100].as_secs_f64() * 1e6;
     let per_second = times.len() as f64 / times.iter().sum::<Duration>().as_secs_f64();
     let (p50, p99) = (quantile(50), quantile(99));
-    Ok(format!(
-        r#"{{"count":{},"p50_us":{p50:.1},"p99_us":{p99:.1},"per_second":{per_second:.0}}}"#,
-        times.len()
-    ))
+    Ok(format!(r#"{{"count":{},"p50_us":{p50:.1},"p99_us":{p99:.1},"per_second":{per_second:.0}}}"#, times.len()))
 }

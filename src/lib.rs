@@ -16,17 +16,11 @@
 
 #![deny(clippy::disallowed_methods)]
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a command waits for processes and measures what it shows"
-)]
+#[allow(clippy::disallowed_methods, reason = "a command waits for processes and measures what it shows")]
 pub mod cli;
 pub mod control;
 pub mod core;
 pub mod frame;
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one layer that reads the clock and starts threads"
-)]
+#[allow(clippy::disallowed_methods, reason = "the one layer that reads the clock and starts threads")]
 pub mod io;
 pub mod wire;

@@ -43,14 +43,7 @@ const IMPURE: [&str; 16] = [
 ];
 
 /// The crates a pure layer may use: none of them knows of descriptors, clocks or threads.
-const PURE_CRATES: [&str; 6] = [
-    "hashbrown",
-    "siphasher",
-    "smoltcp",
-    "log",
-    "serde",
-    "thiserror",
-];
+const PURE_CRATES: [&str; 6] = ["hashbrown", "siphasher", "smoltcp", "log", "serde", "thiserror"];
 
 #[test]
 fn every_source_file_keeps_the_layers() {
@@ -61,81 +54,33 @@ fn every_source_file_keeps_the_layers() {
     let mut files = Vec::new();
     collect(&src, &mut files);
     for file in &files {
-        let name = file
-            .strip_prefix(&src)
-            .expect("collected below src")
-            .to_str()
-            .expect("source files have UTF-8 names");
+        let name =
+            file.strip_prefix(&src).expect("collected below src").to_str().expect("source files have UTF-8 names");
         found.extend(offences(name, &read(file), &dependencies));
     }
-    assert!(
-        files.len() > LAYERS.len(),
-        "only {} source files found below {}",
-        files.len(),
-        src.display()
-    );
-    assert!(
-        found.is_empty(),
-        "{} offences:\n{}",
-        found.len(),
-        found.join("\n")
-    );
+    assert!(files.len() > LAYERS.len(), "only {} source files found below {}", files.len(), src.display());
+    assert!(found.is_empty(), "{} offences:\n{}", found.len(), found.join("\n"));
 }
 
 #[test]
 fn an_arrow_up_is_caught() {
-    refused(
-        "core/forward.rs",
-        "use crate::io::tap;",
-        "core may not use io",
-    );
-    refused(
-        "wire/mac.rs",
-        "fn f() { crate::frame::Frame::parse(&[]) }",
-        "wire may not use frame",
-    );
-    refused(
-        "io/tap.rs",
-        "use crate::{core::Datapath, wire, cli::{self, run}};",
-        "io may not use cli",
-    );
-    refused(
-        "control/server.rs",
-        "pub(in crate::cli) fn f() {}",
-        "control may not use cli",
-    );
+    refused("core/forward.rs", "use crate::io::tap;", "core may not use io");
+    refused("wire/mac.rs", "fn f() { crate::frame::Frame::parse(&[]) }", "wire may not use frame");
+    refused("io/tap.rs", "use crate::{core::Datapath, wire, cli::{self, run}};", "io may not use cli");
+    refused("control/server.rs", "pub(in crate::cli) fn f() {}", "control may not use cli");
     refused("lib.rs", "use crate::core::Datapath;", "lib.rs is the map");
-    refused(
-        "core/forward.rs",
-        "use crate::helpers::f;",
-        "`helpers` is not a layer",
-    );
+    refused("core/forward.rs", "use crate::helpers::f;", "`helpers` is not a layer");
 }
 
 #[test]
 fn climbing_out_of_a_layer_is_caught() {
     refused("core/mod.rs", "use super::io;", "climbs out of core");
-    refused(
-        "core/nat/table.rs",
-        "use super::super::super::io;",
-        "climbs out of core",
-    );
-    refused(
-        "core/nat/mod.rs",
-        "use super::{super::io, x};",
-        "climbs out of core",
-    );
-    refused(
-        "core/nat.rs",
-        "mod tests { use super::super::super::io; }",
-        "climbs out of core",
-    );
+    refused("core/nat/table.rs", "use super::super::super::io;", "climbs out of core");
+    refused("core/nat/mod.rs", "use super::{super::io, x};", "climbs out of core");
+    refused("core/nat.rs", "mod tests { use super::super::super::io; }", "climbs out of core");
     accepted("core/nat/mod.rs", "use super::conntrack;");
     accepted("core/nat/table.rs", "use super::super::conntrack;");
-    accepted(
-        "core/nat.rs",
-        "mod tests { use super::*; use super::super::conntrack; }",
-    );
+    accepted("core/nat.rs", "mod tests { use super::*; use super::super::conntrack; }");
 }
 
 #[test]
@@ -147,11 +92,7 @@ fn a_file_outside_every_layer_is_caught() {
 #[test]
 fn unsafe_code_outside_io_sys_is_caught() {
     refused("io/tap.rs", "fn f() { unsafe { g() } }", "`unsafe`");
-    refused(
-        "cli/run.rs",
-        "#[cfg(test)] mod tests { unsafe fn f() {} }",
-        "`unsafe`",
-    );
+    refused("cli/run.rs", "#[cfg(test)] mod tests { unsafe fn f() {} }", "`unsafe`");
     accepted("io/sys/tuntap.rs", "fn f() { unsafe { g() } }");
     accepted(
         "io/tap.rs",
@@ -162,56 +103,21 @@ fn unsafe_code_outside_io_sys_is_caught() {
 
 #[test]
 fn clocks_threads_and_random_order_in_a_pure_layer_are_caught() {
-    refused(
-        "core/datapath.rs",
-        "fn f() { let now = std::time::Instant::now(); }",
-        "std::time::Instant",
-    );
-    refused(
-        "core/datapath.rs",
-        "use std::{fmt, time::{Duration, SystemTime}};",
-        "std::time::SystemTime",
-    );
-    refused(
-        "core/datapath.rs",
-        "use std::time::*;",
-        "std::time::Instant",
-    );
-    refused(
-        "core/datapath.rs",
-        "use std::time; fn f() { time::Instant::now(); }",
-        "`Instant::now`",
-    );
-    refused(
-        "core/datapath.rs",
-        "fn f() { thread::spawn(g); }",
-        "`thread::spawn`",
-    );
+    refused("core/datapath.rs", "fn f() { let now = std::time::Instant::now(); }", "std::time::Instant");
+    refused("core/datapath.rs", "use std::{fmt, time::{Duration, SystemTime}};", "std::time::SystemTime");
+    refused("core/datapath.rs", "use std::time::*;", "std::time::Instant");
+    refused("core/datapath.rs", "use std::time; fn f() { time::Instant::now(); }", "`Instant::now`");
+    refused("core/datapath.rs", "fn f() { thread::spawn(g); }", "`thread::spawn`");
     refused("frame/mod.rs", "use std::thread;", "std::thread");
-    refused(
-        "core/bridge/fdb.rs",
-        "use std::collections::{BTreeMap, HashMap as Map};",
-        "std::collections::HashMap",
-    );
-    refused(
-        "wire/mac.rs",
-        "use ::std::collections::HashSet;",
-        "std::collections::HashSet",
-    );
-    refused(
-        "core/datapath.rs",
-        "fn f() { rustix::io::read(fd, b); }",
-        "crate `rustix`",
-    );
+    refused("core/bridge/fdb.rs", "use std::collections::{BTreeMap, HashMap as Map};", "std::collections::HashMap");
+    refused("wire/mac.rs", "use ::std::collections::HashSet;", "std::collections::HashSet");
+    refused("core/datapath.rs", "fn f() { rustix::io::read(fd, b); }", "crate `rustix`");
     refused("frame/mod.rs", "use libc::{c_int};", "crate `libc`");
 }
 
 #[test]
 fn what_is_allowed_passes() {
-    accepted(
-        "io/clock.rs",
-        "use std::time::Instant; fn now() -> Instant { Instant::now() }",
-    );
+    accepted("io/clock.rs", "use std::time::Instant; fn now() -> Instant { Instant::now() }");
     accepted(
         "core/time.rs",
         "use std::time::Duration; pub struct Instant(u64); impl Instant { pub const ZERO: Self = Self(0); }",
@@ -220,31 +126,16 @@ fn what_is_allowed_passes() {
         "core/datapath.rs",
         "use crate::{frame::Frame, wire::{mac, addr}}; use hashbrown::HashTable; use super::core::time;",
     );
-    accepted(
-        "core/fdb.rs",
-        "#[cfg(test)] mod tests { use std::collections::HashSet; use std::time::Instant; }",
-    );
+    accepted("core/fdb.rs", "#[cfg(test)] mod tests { use std::collections::HashSet; use std::time::Instant; }");
     accepted("core/nat/tests.rs", "use std::collections::HashSet;");
-    accepted(
-        "wire/mac.rs",
-        "/// [`crate::io::tap`] opens it.\nfn f() { log::trace!(\"crate::io\"); }",
-    );
-    accepted(
-        "main.rs",
-        "fn main() -> std::process::ExitCode { pontoon::cli::run() }",
-    );
-    accepted(
-        "core/counters.rs",
-        "macro_rules! m { () => { $crate::core::counters::f() } } pub(crate) fn f() {}",
-    );
+    accepted("wire/mac.rs", "/// [`crate::io::tap`] opens it.\nfn f() { log::trace!(\"crate::io\"); }");
+    accepted("main.rs", "fn main() -> std::process::ExitCode { pontoon::cli::run() }");
+    accepted("core/counters.rs", "macro_rules! m { () => { $crate::core::counters::f() } } pub(crate) fn f() {}");
 }
 
 fn refused(file: &str, text: &str, why: &str) {
     let found = offences(file, text, &dependencies(MANIFEST));
-    assert!(
-        found.iter().any(|offence| offence.contains(why)),
-        "{file}: {text}\nexpected {why:?}, found {found:?}"
-    );
+    assert!(found.iter().any(|offence| offence.contains(why)), "{file}: {text}\nexpected {why:?}, found {found:?}");
 }
 
 fn accepted(file: &str, text: &str) {
@@ -252,39 +143,24 @@ fn accepted(file: &str, text: &str) {
     assert!(found.is_empty(), "{file}: {text}\nfound {found:?}");
 }
 
-const MANIFEST: &str =
-    "[dependencies]\nlibc = \"0.2\"\nrustix = \"1\"\nhashbrown = \"0.17\"\nlog = \"0.4\"\n";
+const MANIFEST: &str = "[dependencies]\nlibc = \"0.2\"\nrustix = \"1\"\nhashbrown = \"0.17\"\nlog = \"0.4\"\n";
 
 /// Every rule that `text`, the file `file` below src/, breaks: one line each.
 fn offences(file: &str, text: &str, dependencies: &[String]) -> Vec<String> {
-    let modules: Vec<&str> = file
-        .trim_end_matches(".rs")
-        .trim_end_matches("/mod")
-        .split('/')
-        .collect();
+    let modules: Vec<&str> = file.trim_end_matches(".rs").trim_end_matches("/mod").split('/').collect();
     let layer = modules[0];
     if layer != "lib" && !LAYERS.contains(&layer) {
-        return vec![format!(
-            "src/{file}: `{layer}` is not a layer: {}",
-            LAYERS.join(" -> ")
-        )];
+        return vec![format!("src/{file}: `{layer}` is not a layer: {}", LAYERS.join(" -> "))];
     }
     let test_file = modules.contains(&"tests");
     let mut found = Vec::new();
-    for Found {
-        line,
-        in_test,
-        depth,
-        what,
-    } in scan(text)
-    {
+    for Found { line, in_test, depth, what } in scan(text) {
         let offence = match what {
             What::Unsafe if !file.starts_with(SYS) => Some(format!("`unsafe` outside src/{SYS}")),
             What::Unsafe => None,
             What::Path(path) => against_layers(layer, modules.len() + depth, &path).or_else(|| {
                 let pure = PURE.contains(&layer) && !in_test && !test_file;
-                pure.then(|| against_purity(layer, &path, dependencies))
-                    .flatten()
+                pure.then(|| against_purity(layer, &path, dependencies)).flatten()
             }),
         };
         found.extend(offence.map(|why| format!("src/{file}:{line}: {why}")));
@@ -294,10 +170,7 @@ fn offences(file: &str, text: &str, dependencies: &[String]) -> Vec<String> {
 
 /// `depth`: how many modules below the crate's root the path stands.
 fn against_layers(layer: &str, depth: usize, path: &[String]) -> Option<String> {
-    let climbed = path
-        .iter()
-        .take_while(|segment| *segment == "super")
-        .count();
+    let climbed = path.iter().take_while(|segment| *segment == "super").count();
     if climbed > 0 && climbed >= depth && !matches!(layer, "lib" | "main") {
         return Some(format!("`{}` climbs out of {layer}", path.join("::")));
     }
@@ -307,10 +180,7 @@ fn against_layers(layer: &str, depth: usize, path: &[String]) -> Option<String> 
     let rank = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     match (rank(layer), rank(used)) {
         (_, None) => Some(format!("`{}`: `{used}` is not a layer", path.join("::"))),
-        (None, Some(_)) => Some(format!(
-            "`{}`: lib.rs is the map of the layers and uses none",
-            path.join("::")
-        )),
+        (None, Some(_)) => Some(format!("`{}`: lib.rs is the map of the layers and uses none", path.join("::"))),
         (Some(user), Some(used_rank)) if used_rank < user => {
             Some(format!("`{}`: {layer} may not use {used}", path.join("::")))
         }
@@ -321,27 +191,13 @@ fn against_layers(layer: &str, depth: usize, path: &[String]) -> Option<String> 
 fn against_purity(layer: &str, path: &[String], dependencies: &[String]) -> Option<String> {
     let [.., owner, name] = path else { return None };
     if let Some(banned) = IMPURE.iter().find(|banned| names(path, banned)) {
-        return Some(format!(
-            "`{}`: {layer} may not use {banned}",
-            path.join("::")
-        ));
+        return Some(format!("`{}`: {layer} may not use {banned}", path.join("::")));
     }
-    if matches!(
-        (owner.as_str(), name.as_str()),
-        ("Instant" | "SystemTime", "now") | ("thread", "spawn")
-    ) {
-        return Some(format!(
-            "`{owner}::{name}`: {layer} is told the time and has no threads"
-        ));
+    if matches!((owner.as_str(), name.as_str()), ("Instant" | "SystemTime", "now") | ("thread", "spawn")) {
+        return Some(format!("`{owner}::{name}`: {layer} is told the time and has no threads"));
     }
     let foreign = dependencies.contains(&path[0]) && !PURE_CRATES.contains(&path[0].as_str());
-    foreign.then(|| {
-        format!(
-            "crate `{}`: {layer} may use only {}",
-            path[0],
-            PURE_CRATES.join(", ")
-        )
-    })
+    foreign.then(|| format!("crate `{}`: {layer} may use only {}", path[0], PURE_CRATES.join(", ")))
 }
 
 /// Whether `path` is `banned`, lies below it, or takes it along by a `*`.
@@ -358,9 +214,7 @@ fn names(path: &[String], banned: &str) -> bool {
 /// The `[dependencies]` of a manifest, as the names that code uses.
 fn dependencies(manifest: &str) -> Vec<String> {
     let manifest: toml::Table = manifest.parse().expect("Cargo.toml is TOML");
-    let table = manifest["dependencies"]
-        .as_table()
-        .expect("[dependencies] is a table");
+    let table = manifest["dependencies"].as_table().expect("[dependencies] is a table");
     table.keys().map(|name| name.replace('-', "_")).collect()
 }
 
@@ -369,8 +223,7 @@ fn read(path: &Path) -> String {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
-    let entries = fs::read_dir(directory)
-        .unwrap_or_else(|why| panic!("listing {}: {why}", directory.display()));
+    let entries = fs::read_dir(directory).unwrap_or_else(|why| panic!("listing {}: {why}", directory.display()));
     for entry in entries {
         let path = entry.expect("an entry of a directory just opened").path();
         if path.is_dir() {
@@ -422,21 +275,11 @@ fn scan(text: &str) -> Vec<Found> {
                 continue;
             }
             ";" => cfg_test = false,
-            "unsafe" => found.push(Found {
-                line,
-                in_test,
-                depth,
-                what: What::Unsafe,
-            }),
+            "unsafe" => found.push(Found { line, in_test, depth, what: What::Unsafe }),
             first if first == "::" || is_word(first) && !BEFORE_A_PATH.contains(&first) => {
                 let mut paths = Vec::new();
                 let end = path(&tokens, at, &mut Vec::new(), &mut paths);
-                found.extend(paths.into_iter().map(|path| Found {
-                    line,
-                    in_test,
-                    depth,
-                    what: What::Path(path),
-                }));
+                found.extend(paths.into_iter().map(|path| Found { line, in_test, depth, what: What::Path(path) }));
                 at = end.max(at + 1);
                 continue;
             }
@@ -449,12 +292,7 @@ fn scan(text: &str) -> Vec<Found> {
 
 /// Reads the path that begins at `at` below `prefix`, a `{..}` after `::` unfolded, and returns where it ends. A lone word
 /// is no path, but in a group it ends one.
-fn path(
-    tokens: &[Token],
-    mut at: usize,
-    prefix: &mut Vec<String>,
-    paths: &mut Vec<Vec<String>>,
-) -> usize {
+fn path(tokens: &[Token], mut at: usize, prefix: &mut Vec<String>, paths: &mut Vec<Vec<String>>) -> usize {
     let given = prefix.len();
     let word = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
     if word(at) == "::" {
@@ -488,9 +326,7 @@ fn path(
 }
 
 /// The keywords that a path with a leading `::` may follow.
-const BEFORE_A_PATH: [&str; 11] = [
-    "as", "break", "dyn", "else", "for", "if", "impl", "in", "match", "return", "use",
-];
+const BEFORE_A_PATH: [&str; 11] = ["as", "break", "dyn", "else", "for", "if", "impl", "in", "match", "return", "use"];
 
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_alphanumeric() || c == '_')
@@ -520,18 +356,12 @@ fn tokens(text: &str) -> Vec<Token> {
         } else if c == '\'' {
             at = after_quote(&chars, at);
         } else if c.is_alphanumeric() || c == '_' {
-            at = find(&chars, at, |at| {
-                !(chars[at].is_alphanumeric() || chars[at] == '_')
-            });
+            at = find(&chars, at, |at| !(chars[at].is_alphanumeric() || chars[at] == '_'));
             let word: String = chars[start..at].iter().collect();
             let hashes = chars[at..].iter().take_while(|c| **c == '#').count();
             if matches!(word.as_str(), "r" | "br" | "cr") && is(at + hashes, '"') {
-                let close: Vec<char> = std::iter::once('"')
-                    .chain(std::iter::repeat_n('#', hashes))
-                    .collect();
-                at = find(&chars, at + hashes + 1, |at| {
-                    chars[at..].starts_with(&close)
-                }) + close.len();
+                let close: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
+                at = find(&chars, at + hashes + 1, |at| chars[at..].starts_with(&close)) + close.len();
             } else if !(matches!(word.as_str(), "b" | "c") && (is(at, '"') || is(at, '\''))) {
                 text = Some(word);
             }
@@ -550,9 +380,7 @@ fn tokens(text: &str) -> Vec<Token> {
 }
 
 fn find(chars: &[char], from: usize, end: impl Fn(usize) -> bool) -> usize {
-    (from..chars.len())
-        .find(|at| end(*at))
-        .unwrap_or(chars.len())
+    (from..chars.len()).find(|at| end(*at)).unwrap_or(chars.len())
 }
 
 fn after_comment(chars: &[char], from: usize) -> usize {

@@ -160,7 +160,7 @@ impl Datapath {
             let point = if network.is_some() { Point::PortIn } else { Point::UplinkIn };
             capture(world, point, port, &mut frame, link);
             match network {
-                Some(network) => self.from_container(port, network, &mut frame, now, world),
+                Some(network) => self.switch_frame(port, network, &mut frame, now, world),
                 None => self.forward(super::forward::Ingress::Uplink(port), &mut frame, now, world),
             }
         });
@@ -203,7 +203,7 @@ impl Datapath {
     }
 
     /// Container to switch: guard, learn, then by destination.
-    fn from_container(
+    fn switch_frame(
         &mut self,
         port: PortId,
         network: NetworkId,
@@ -221,7 +221,7 @@ impl Datapath {
             net.fdb.learn(src, port, now);
         }
         if dst == net.gateway_mac {
-            return self.to_gateway(port, network, frame, now, world);
+            return self.enter_gateway(port, network, frame, now, world);
         }
         if dst.is_group() {
             if bridge::is_reserved_group(dst) {
@@ -245,7 +245,7 @@ impl Datapath {
     }
 
     /// A frame to the gateway's own MAC address.
-    fn to_gateway(
+    fn enter_gateway(
         &mut self,
         port: PortId,
         network: NetworkId,

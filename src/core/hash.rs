@@ -47,6 +47,6 @@ impl Random {
 
     /// A number below `bound`, which is at least 1.
     pub fn below(&mut self, bound: u32) -> u32 {
-        ((self.next_u64() >> 32) * u64::from(bound) >> 32) as u32 // below `bound` by construction
+        (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32 // below `bound` by construction
     }
 }

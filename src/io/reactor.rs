@@ -62,7 +62,7 @@ const WAKE: Token = Token(usize::MAX);
 enum Job {
     Apply(Command, Sender<Result<Applied, SwitchError>>),
     Query(Query, Sender<Answer>),
-    AddPort(PortId, TapPort, Sender<Result<(), (SwitchError, TapPort)>>),
+    AddPort(PortId, TapPort, Sender<Result<(), NotAdded<TapPort>>>),
     RemovePort(PortId, Sender<Option<TapPort>>),
     Capture(Option<File>, Sender<Result<(), SwitchError>>),
     Shutdown,
@@ -204,9 +204,9 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
 impl LoopHandle {
     fn ask<T>(&self, job: impl FnOnce(Sender<T>) -> Job) -> Result<T, SwitchError> {
         let (sender, receiver) = bounded(1);
-        self.jobs.send_timeout(job(sender), ANSWER_WITHIN).map_err(|error| {
-            if error.is_disconnected() { SwitchError::Ended } else { SwitchError::Silent }
-        })?;
+        self.jobs
+            .send_timeout(job(sender), ANSWER_WITHIN)
+            .map_err(|error| if error.is_disconnected() { SwitchError::Ended } else { SwitchError::Silent })?;
         self.waker.wake().map_err(|why| SwitchError::Failed { what: "cannot wake the event loop", why })?;
         receiver.recv_timeout(ANSWER_WITHIN).map_err(|error| match error {
             RecvTimeoutError::Timeout => SwitchError::Silent,
@@ -228,8 +228,7 @@ impl Switch for LoopHandle {
 
     fn add_port(&self, port: PortId, device: TapPort) -> Result<(), NotAdded<TapPort>> {
         match self.ask(|answer| Job::AddPort(port, device, answer)) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err((why, device))) => Err(NotAdded { why, device: Some(device) }),
+            Ok(added) => added,
             Err(why) => Err(NotAdded { why, device: None }),
         }
     }
@@ -427,7 +426,8 @@ impl Reactor {
         }
     }
 
-    fn add(&mut self, port: PortId, tap: TapPort) -> Result<(), (SwitchError, TapPort)> {
+    #[expect(clippy::result_large_err, reason = "once per attach, and the device must come back")]
+    fn add(&mut self, port: PortId, tap: TapPort) -> Result<(), NotAdded<TapPort>> {
         match self.register(port, tap.as_fd().as_raw_fd()) {
             Ok(()) => {
                 let vnet = tap.device().caps().vnet;
@@ -435,7 +435,10 @@ impl Reactor {
                 self.latch(port); // what came before we looked raises no edge
                 Ok(())
             }
-            Err(why) => Err((SwitchError::Failed { what: "cannot watch the device", why }, tap)),
+            Err(why) => {
+                let why = SwitchError::Failed { what: "cannot watch the device", why };
+                Err(NotAdded { why, device: Some(tap) })
+            }
         }
     }
 
@@ -486,4 +489,3 @@ fn read_frame(device: &Device, has_header: bool, buf: &mut [u8]) -> Result<Optio
     buf[HEADROOM - vnet::LEN..HEADROOM].fill(0);
     Ok(Some(device.read(&mut buf[HEADROOM..])?))
 }
-

@@ -71,6 +71,15 @@ pub struct Dnat {
     pub tag: u32,
 }
 
+/// The changed port of a source.
+#[derive(Clone, Copy)]
+struct Remembered {
+    src: Addr,
+    sport: u16,
+    proto: u8,
+    changed: u16,
+}
+
 /// Rules and published ports.
 pub struct Nat {
     published: HashMap<(Transport, u16), Vec<Published>, Keyed>,
@@ -78,7 +87,7 @@ pub struct Nat {
     next_tag: u32,
     /// Static rules, in the order they were given.
     pub rules: Vec<StaticRule>,
-    remembered: Box<[Option<(Addr, u16, u8, u16)>]>,
+    remembered: Box<[Option<Remembered>]>,
     key: Keyed,
     random: Random,
 }
@@ -215,10 +224,10 @@ impl Nat {
             return !flows.in_use(reply, now);
         }
         let slot = self.key_slot(src, sport, reply.proto);
-        if let Some((s, p, proto, changed)) = self.remembered[slot]
-            && (s, p, proto) == (src, sport, reply.proto)
+        if let Some(known) = self.remembered[slot]
+            && (known.src, known.sport, known.proto) == (src, sport, reply.proto)
         {
-            reply.dport = changed;
+            reply.dport = known.changed;
             if !flows.in_use(reply, now) {
                 return true;
             }
@@ -238,7 +247,7 @@ impl Nat {
             (0..SWEEP.min(span)).any(|step| try_port(from + step))
         };
         if found {
-            self.remembered[slot] = Some((src, sport, reply.proto, reply.dport));
+            self.remembered[slot] = Some(Remembered { src, sport, proto: reply.proto, changed: reply.dport });
         }
         found
     }
