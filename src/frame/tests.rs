@@ -3,9 +3,7 @@
 mod agree;
 mod cut;
 
-use etherparse::{
-    Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder, TcpHeader, ip_number,
-};
+use etherparse::{Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder, TcpHeader, ip_number};
 
 use super::*;
 use crate::wire::ip::ipv6;
@@ -76,10 +74,7 @@ fn checksum_that_a_container_completes_into_an_address_is_read_as_completed() {
     let _ = probe.parse();
     let completed = get16(probe.bytes(), 26);
     let header_sum = get16(packet.bytes(), 14 + ipv4::CHECKSUM);
-    let repaired = !checksum::add(
-        !header_sum,
-        checksum::add(!get16(packet.bytes(), 26), completed),
-    );
+    let repaired = !checksum::add(!header_sum, checksum::add(!get16(packet.bytes(), 26), completed));
     put16(packet.bytes_mut(), 14 + ipv4::CHECKSUM, repaired);
     let frame = packet.parse().unwrap();
     let (src, _) = frame.addrs().expect("a sound header");
@@ -96,10 +91,7 @@ fn right_start_with_the_wrong_field_is_completed_in_software() {
     let before = packet.bytes().to_vec();
     let mut frame = packet.parse().unwrap();
     assert_eq!(frame.checksum(), L4Checksum::Unverified);
-    assert!(
-        !frame.verify_checksum(),
-        "it wrote into the sequence number"
-    );
+    assert!(!frame.verify_checksum(), "it wrote into the sequence number");
     assert_eq!(frame.out().vnet().flags, 0);
     assert_ne!(packet.bytes(), before);
 }
@@ -108,15 +100,9 @@ fn right_start_with_the_wrong_field_is_completed_in_software() {
 fn checksum_offsets_past_the_end_are_refused() {
     for shape in [TCP4, UDP6] {
         let len = Packet::whole(shape, 10).bytes().len() as u16;
-        for (start, offset) in [
-            (len - 1, 0),
-            (len, 0),
-            (0, len - 1),
-            (34, len),
-            (0xffff, 0),
-            (34, 0xffff),
-            (0xffff, 0xffff),
-        ] {
+        for (start, offset) in
+            [(len - 1, 0), (len, 0), (0, len - 1), (34, len), (0xffff, 0), (34, 0xffff), (0xffff, 0xffff)]
+        {
             let mut packet = Packet::whole(shape, 10);
             packet.vnet = needs_csum(start, offset);
             let refused = packet.parse().map(|_| ());
@@ -182,20 +168,11 @@ fn segmentation_with_the_checksum_elsewhere_is_refused() {
 #[test]
 fn segmentation_of_the_wrong_kind_or_family_is_refused() {
     const UFO: u8 = 3;
-    for (shape, right) in [
-        (TCP4, gso::TCPV4),
-        (TCP6, gso::TCPV6),
-        (UDP4, gso::UDP_L4),
-        (UDP6, gso::UDP_L4),
-    ] {
+    for (shape, right) in [(TCP4, gso::TCPV4), (TCP6, gso::TCPV6), (UDP4, gso::UDP_L4), (UDP6, gso::UDP_L4)] {
         for kind in (0..=0x7f).chain([UFO, gso::TCPV4 | 0x20, gso::TCPV4 | 0x40]) {
             let mut packet = Packet::gso(shape, 5000, 1000);
             packet.vnet.gso_type = kind;
-            let want = if kind == right || kind == gso::NONE {
-                None
-            } else {
-                Some(Refused::Segmentation)
-            };
+            let want = if kind == right || kind == gso::NONE { None } else { Some(Refused::Segmentation) };
             assert_eq!(packet.refused(), want, "{shape:?} kind {kind:#x}");
         }
     }
@@ -263,11 +240,7 @@ fn segmentation_with_padding_is_refused() {
 #[test]
 fn segmentation_of_what_is_no_ip_is_refused() {
     let mut packet = Packet::new(&arp(), Link::Ethernet);
-    packet.vnet = VnetHeader {
-        gso_type: gso::TCPV4,
-        gso_size: 10,
-        ..needs_csum(34, 16)
-    };
+    packet.vnet = VnetHeader { gso_type: gso::TCPV4, gso_size: 10, ..needs_csum(34, 16) };
     assert!(packet.refused().is_some());
 }
 
@@ -296,18 +269,9 @@ fn header_length_of_a_read_is_not_believed_and_is_set_on_a_write() {
 #[test]
 fn unknown_flags_and_values_do_not_travel() {
     let mut packet = Packet::whole(TCP4, 10);
-    packet.vnet = VnetHeader {
-        flags: 0xfe,
-        gso_size: 1,
-        csum_start: 7,
-        csum_offset: 9,
-        ..VnetHeader::default()
-    };
+    packet.vnet = VnetHeader { flags: 0xfe, gso_size: 1, csum_start: 7, csum_offset: 9, ..VnetHeader::default() };
     let mut frame = packet.parse().unwrap();
-    let want = VnetHeader {
-        hdr_len: 54,
-        ..VnetHeader::default()
-    };
+    let want = VnetHeader { hdr_len: 54, ..VnetHeader::default() };
     assert_eq!(frame.out().vnet(), want);
 }
 
@@ -345,13 +309,7 @@ fn pushing_a_header_over_a_tagged_one_leaves_no_tag() {
 
 #[test]
 fn packet_of_a_tun_has_room_for_an_ethernet_header() {
-    let bare = Packet::whole(
-        Shape {
-            link: Link::Ip,
-            ..UDP4
-        },
-        10,
-    );
+    let bare = Packet::whole(Shape { link: Link::Ip, ..UDP4 }, 10);
     let mut packet = bare.clone();
     let mut frame = packet.parse().unwrap();
     frame.push_link(DST, SRC);
@@ -366,9 +324,7 @@ fn each_fault_of_an_ipv4_header_has_its_name() {
     type Spoil = fn(&mut Packet);
     let cases: [(&str, Malformed, Spoil); 9] = [
         ("19 bytes", Malformed::Truncated, |p| p.truncate(14 + 19)),
-        ("version 6", Malformed::Version, |p| {
-            p.bytes_mut()[14] = 0x65
-        }),
+        ("version 6", Malformed::Version, |p| p.bytes_mut()[14] = 0x65),
         ("header of 16", Malformed::HeaderLength, |p| {
             p.bytes_mut()[14] = 0x44;
         }),
@@ -398,10 +354,7 @@ fn each_fault_of_an_ipv4_header_has_its_name() {
         assert_eq!(layout.kind, L3::Malformed(want), "{name}");
         assert_eq!((layout.l4_kind, layout.proto), (L4::None, 0), "{name}");
         assert_eq!(frame.addrs(), None, "{name}");
-        assert!(
-            frame.l4().is_empty() && frame.payload().is_empty(),
-            "{name}"
-        );
+        assert!(frame.l4().is_empty() && frame.payload().is_empty(), "{name}");
     }
 }
 
@@ -410,9 +363,7 @@ fn each_fault_of_an_ipv6_header_has_its_name() {
     type Spoil = fn(&mut Packet);
     let cases: [(&str, Malformed, Spoil); 3] = [
         ("39 bytes", Malformed::Truncated, |p| p.truncate(14 + 39)),
-        ("version 4", Malformed::Version, |p| {
-            p.bytes_mut()[14] = 0x45
-        }),
+        ("version 4", Malformed::Version, |p| p.bytes_mut()[14] = 0x45),
         ("length over the frame", Malformed::TotalLength, |p| {
             put16(p.bytes_mut(), 18, 109);
         }),
@@ -463,10 +414,7 @@ fn padding_is_no_part_of_the_packet() {
         assert_eq!(frame.l3(), l3, "{shape:?}");
         assert_eq!(frame.payload().len(), 1);
         assert!(frame.verify_checksum(), "{shape:?}");
-        assert_eq!(
-            frame.out().packet().len(),
-            14 + 4 * shape.tags + l3.len() + 30
-        );
+        assert_eq!(frame.out().packet().len(), 14 + 4 * shape.tags + l3.len() + 30);
         frame.push_link(DST, SRC);
         assert_eq!(frame.out().packet().len(), 14 + l3.len());
         frame.strip_link();
@@ -477,11 +425,7 @@ fn padding_is_no_part_of_the_packet() {
 #[test]
 fn ipv4_address_in_ipv6_clothes_is_no_address() {
     let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1];
-    for (at, address) in [
-        (ipv6::SRC, mapped),
-        (ipv6::DST, mapped),
-        (ipv6::SRC, [0; 16]),
-    ] {
+    for (at, address) in [(ipv6::SRC, mapped), (ipv6::DST, mapped), (ipv6::SRC, [0; 16])] {
         let mut packet = Packet::whole(UDP6, 10);
         packet.bytes_mut()[14 + at..14 + at + 16].copy_from_slice(&address);
         let frame = packet.parse().unwrap();
@@ -678,21 +622,9 @@ struct Shape {
     options: usize,
 }
 
-const TCP4: Shape = Shape {
-    link: Link::Ethernet,
-    tags: 0,
-    v6: false,
-    proto: proto::TCP,
-    options: 0,
-};
-const UDP4: Shape = Shape {
-    proto: proto::UDP,
-    ..TCP4
-};
-const ICMP4: Shape = Shape {
-    proto: proto::ICMP,
-    ..TCP4
-};
+const TCP4: Shape = Shape { link: Link::Ethernet, tags: 0, v6: false, proto: proto::TCP, options: 0 };
+const UDP4: Shape = Shape { proto: proto::UDP, ..TCP4 };
+const ICMP4: Shape = Shape { proto: proto::ICMP, ..TCP4 };
 const TCP6: Shape = Shape { v6: true, ..TCP4 };
 const UDP6: Shape = Shape { v6: true, ..UDP4 };
 
@@ -704,42 +636,26 @@ impl Shape {
 
     /// Bytes with right checksums: made by etherparse, so that nothing here agrees with itself only.
     fn build(self, payload: &[u8]) -> Vec<u8> {
-        let kind = if self.v6 {
-            ethertype::IPV6
-        } else {
-            ethertype::IPV4
-        };
+        let kind = if self.v6 { ethertype::IPV6 } else { ethertype::IPV4 };
         let mut bytes = Vec::new();
         if self.link == Link::Ethernet {
             bytes.extend(DST.0);
             bytes.extend(SRC.0);
             for tag in 0..self.tags {
-                let tpid = if tag + 1 < self.tags {
-                    ethertype::QINQ
-                } else {
-                    ethertype::VLAN
-                };
+                let tpid = if tag + 1 < self.tags { ethertype::QINQ } else { ethertype::VLAN };
                 bytes.extend(tpid.to_be_bytes());
                 bytes.extend([0, 100 + tag as u8]);
             }
             bytes.extend(kind.to_be_bytes());
         }
         let ip = if self.v6 {
-            let header = Ipv6Header {
-                source: SRC6,
-                destination: DST6,
-                hop_limit: 64,
-                ..Ipv6Header::default()
-            };
+            let header = Ipv6Header { source: SRC6, destination: DST6, hop_limit: 64, ..Ipv6Header::default() };
             etherparse::IpHeaders::Ipv6(header, Ipv6Extensions::default())
         } else {
-            let mut header =
-                Ipv4Header::new(0, 64, ip_number::UDP, SRC4, DST4).expect("an empty payload fits");
+            let mut header = Ipv4Header::new(0, 64, ip_number::UDP, SRC4, DST4).expect("an empty payload fits");
             header.identification = 0xfffe;
             header.dont_fragment = false;
-            header.options = vec![1; self.options][..]
-                .try_into()
-                .expect("up to 40 bytes");
+            header.options = vec![1; self.options][..].try_into().expect("up to 40 bytes");
             etherparse::IpHeaders::Ipv4(header, Ipv4Extensions::default())
         };
         let builder = PacketBuilder::ip(ip);
@@ -770,11 +686,7 @@ impl Packet {
     fn new(bytes: &[u8], link: Link) -> Packet {
         let mut buf = vec![0xee; HEADROOM];
         buf.extend_from_slice(bytes);
-        Packet {
-            buf,
-            link,
-            vnet: VnetHeader::default(),
-        }
+        Packet { buf, link, vnet: VnetHeader::default() }
     }
 
     /// With a whole checksum.
@@ -883,12 +795,7 @@ impl Packet {
 }
 
 fn needs_csum(start: u16, offset: u16) -> VnetHeader {
-    VnetHeader {
-        flags: vnet::NEEDS_CSUM,
-        csum_start: start,
-        csum_offset: offset,
-        ..VnetHeader::default()
-    }
+    VnetHeader { flags: vnet::NEEDS_CSUM, csum_start: start, csum_offset: offset, ..VnetHeader::default() }
 }
 
 /// Bytes that tell their place.

@@ -191,11 +191,7 @@ fn agree(packet: &mut Packet) {
     };
     // Tags that are none to us (a third, 0x9100) and MACsec: etherparse looks behind them.
     if ours.kind == L3::Other && link == Link::Ethernet {
-        assert!(
-            theirs.net.is_none()
-                || theirs.link_exts.len() > 2
-                || matches!(ours.ethertype, 0x9100 | 0x88e5)
-        );
+        assert!(theirs.net.is_none() || theirs.link_exts.len() > 2 || matches!(ours.ethertype, 0x9100 | 0x88e5));
         return;
     }
     let at = |slice: &[u8]| slice.as_ptr() as usize - bytes.as_ptr() as usize + HEADROOM;
@@ -216,10 +212,7 @@ fn agree(packet: &mut Packet) {
             assert_eq!(ours.l3_end, ours.l3 + usize::from(header.total_len()));
             assert_eq!(ours.proto, header.protocol().0);
             assert_eq!(ours.fragment != Fragment::None, ip.is_payload_fragmented());
-            assert_eq!(
-                ours.fragment == Fragment::Later,
-                header.fragments_offset().value() != 0
-            );
+            assert_eq!(ours.fragment == Fragment::Later, header.fragments_offset().value() != 0);
             let (src, dst) = frame.addrs().expect("IPv4 has addresses");
             assert_eq!(src.wire_bytes(), header.source());
             assert_eq!(dst.wire_bytes(), header.destination());
@@ -236,10 +229,7 @@ fn agree(packet: &mut Packet) {
             if header.payload_length() == 0 {
                 return; // etherparse takes it for a jumbogram of unknown length
             }
-            assert_eq!(
-                ours.l3_end,
-                ours.l3 + 40 + usize::from(header.payload_length())
-            );
+            assert_eq!(ours.l3_end, ours.l3 + 40 + usize::from(header.payload_length()));
             let fragments = ip
                 .extensions()
                 .clone()
@@ -268,10 +258,7 @@ fn agree(packet: &mut Packet) {
 fn agree_transport(frame: &Frame<'_>, theirs: Option<&TransportSlice<'_>>) {
     let ours = frame.layout();
     if ours.fragment != Fragment::None {
-        assert!(
-            theirs.is_none(),
-            "etherparse reads no transport of a fragment"
-        );
+        assert!(theirs.is_none(), "etherparse reads no transport of a fragment");
         return;
     }
     match theirs {
@@ -290,8 +277,9 @@ fn agree_transport(frame: &Frame<'_>, theirs: Option<&TransportSlice<'_>>) {
             let icmp = matches!(ours.l4_kind, L4::IcmpQuery | L4::IcmpError | L4::IcmpOther);
             assert!(icmp, "{ours:?}");
         }
-        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_))
-        | None => assert_eq!(ours.l4_kind, L4::Other),
+        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_)) | None => {
+            assert_eq!(ours.l4_kind, L4::Other)
+        }
     }
 }
 

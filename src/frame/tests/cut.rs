@@ -7,10 +7,7 @@ use super::*;
 use crate::frame::{fragment, segment};
 
 /// A port with a virtio header whose kernel knows no UDP segmentation.
-const NO_USO: Caps = Caps {
-    vnet: true,
-    uso: false,
-};
+const NO_USO: Caps = Caps { vnet: true, uso: false };
 
 #[test]
 fn frame_that_a_port_takes_goes_by_untouched() {
@@ -44,10 +41,8 @@ fn flags_belong_to_the_first_and_the_last_segment() {
     for ecn in [0, gso::ECN] {
         let mut packet = Packet::gso(TCP4, 2500, 1000);
         packet.vnet.gso_type |= ecn;
-        let flags: Vec<_> = segments(&mut packet, Caps::PLAIN)
-            .iter()
-            .map(|(_, bytes)| bytes[34 + tcp::FLAGS])
-            .collect();
+        let flags: Vec<_> =
+            segments(&mut packet, Caps::PLAIN).iter().map(|(_, bytes)| bytes[34 + tcp::FLAGS]).collect();
         let (first, last) = (tcp::CWR, tcp::FIN | tcp::PSH);
         assert_eq!(flags, [tcp::ACK | first, tcp::ACK, tcp::ACK | last]);
     }
@@ -58,22 +53,9 @@ fn sequence_numbers_and_identifications_wrap() {
     let mut packet = Packet::gso(TCP4, 8192, 2048);
     let numbers: Vec<_> = segments(&mut packet, Caps::PLAIN)
         .iter()
-        .map(|(_, b)| {
-            (
-                crate::wire::get32(b, 34 + tcp::SEQ),
-                get16(b, 14 + ipv4::ID),
-            )
-        })
+        .map(|(_, b)| (crate::wire::get32(b, 34 + tcp::SEQ), get16(b, 14 + ipv4::ID)))
         .collect();
-    assert_eq!(
-        numbers,
-        [
-            (0xffff_f000, 0xfffe),
-            (0xffff_f800, 0xffff),
-            (0, 0),
-            (0x800, 1)
-        ]
-    );
+    assert_eq!(numbers, [(0xffff_f000, 0xfffe), (0xffff_f800, 0xffff), (0, 0), (0x800, 1)]);
 }
 
 #[test]
@@ -84,10 +66,7 @@ fn port_without_udp_segmentation_still_gets_partial_checksums() {
         let pieces = segments(&mut packet, NO_USO);
         assert_eq!(pieces.len(), 3);
         for (vnet, bytes) in pieces {
-            let want = VnetHeader {
-                hdr_len: start + 8,
-                ..needs_csum(start, 6)
-            };
+            let want = VnetHeader { hdr_len: start + 8, ..needs_csum(start, 6) };
             assert_eq!(vnet, want);
             // The receiver's door takes it, and what it completes is right.
             let mut again = Packet::new(&bytes, Link::Ethernet);
@@ -112,19 +91,12 @@ fn checksum_behind_a_routing_header_is_the_final_destinations() {
     payload.extend(last);
     payload.extend([0, 1, 0, 2]);
     payload.extend(udp_len.to_be_bytes());
-    let (src, last) = (
-        Addr::read6(&SRC6, 0).unwrap(),
-        Addr::read6(&last, 0).unwrap(),
-    );
+    let (src, last) = (Addr::read6(&SRC6, 0).unwrap(), Addr::read6(&last, 0).unwrap());
     let pseudo = |len: usize| checksum::pseudo_header(src, last, proto::UDP, len as u32);
     payload.extend(pseudo(udp_len.into()).to_be_bytes());
     payload.extend(data(2500));
     let mut packet = Packet::ipv6(43, &payload);
-    packet.vnet = VnetHeader {
-        gso_type: gso::UDP_L4,
-        gso_size: 1000,
-        ..needs_csum(14 + 40 + 24, 6)
-    };
+    packet.vnet = VnetHeader { gso_type: gso::UDP_L4, gso_size: 1000, ..needs_csum(14 + 40 + 24, 6) };
     let pieces = segments(&mut packet, Caps::PLAIN);
     assert_eq!(pieces.len(), 3);
     for (_, bytes) in pieces {
@@ -139,10 +111,7 @@ fn udp_checksum_that_comes_out_zero_is_sent_as_ffff() {
     for shape in [UDP4, UDP6] {
         let mut packet = Packet::partial(shape, 100);
         let layout = packet.layout();
-        let missing = checksum::add(
-            !checksum::sum(&packet.buf[layout.l4..]),
-            get16(&packet.buf, layout.l3_end - 2),
-        );
+        let missing = checksum::add(!checksum::sum(&packet.buf[layout.l4..]), get16(&packet.buf, layout.l3_end - 2));
         put16(&mut packet.buf, layout.l3_end - 2, missing);
         let (_, bytes) = segments(&mut packet, Caps::PLAIN).remove(0);
         assert_eq!(get16(&bytes, layout.l4 - HEADROOM + udp::CHECKSUM), 0xffff);
@@ -161,16 +130,10 @@ fn padding_is_not_summed_into_a_completed_checksum() {
     packet.vnet.write(&mut packet.buf[HEADROOM - vnet::LEN..]);
     let out = FrameOut::from_bytes(&packet.buf[HEADROOM - vnet::LEN..]);
     let mut scratch = Vec::new();
-    let count = segment::for_each(
-        out,
-        Link::Ethernet,
-        Caps::PLAIN,
-        &mut scratch,
-        &mut |done| {
-            assert_eq!(done.vnet(), VnetHeader::default());
-            assert_sums(done.packet(), Link::Ethernet);
-        },
-    );
+    let count = segment::for_each(out, Link::Ethernet, Caps::PLAIN, &mut scratch, &mut |done| {
+        assert_eq!(done.vnet(), VnetHeader::default());
+        assert_sums(done.packet(), Link::Ethernet);
+    });
     assert_eq!(count, 1);
 }
 
@@ -242,13 +205,8 @@ fn fragments_are_cut_as_rfc_791_says() {
     // ping -s 8000 over an MTU of 1400: 1376 bytes each, the last is short.
     let mut packet = Packet::whole(ICMP4, 8000);
     let pieces = fragments(&mut packet, 1400);
-    let seen: Vec<_> = pieces
-        .iter()
-        .map(|b| (b.len(), get16(b, ipv4::FRAGMENT), get16(b, ipv4::ID)))
-        .collect();
-    let mut want: Vec<_> = (0..5)
-        .map(|i| (20 + 1376, ipv4::MF | (i * 172), 0xfffe))
-        .collect();
+    let seen: Vec<_> = pieces.iter().map(|b| (b.len(), get16(b, ipv4::FRAGMENT), get16(b, ipv4::ID))).collect();
+    let mut want: Vec<_> = (0..5).map(|i| (20 + 1376, ipv4::MF | (i * 172), 0xfffe)).collect();
     want.push((20 + 8008 - 5 * 1376, 5 * 172, 0xfffe));
     assert_eq!(seen, want);
 }
@@ -266,13 +224,7 @@ fn options_are_copied_by_their_copy_bit() {
     let mut options = vec![1, 7, 7, 4, 0, 0, 0, 0];
     options.extend([131, 7, 4, 192, 0, 2, 9]);
     options.extend([68, 4, 5, 0, 0]);
-    let mut packet = Packet::whole(
-        Shape {
-            options: 20,
-            ..UDP4
-        },
-        2000,
-    );
+    let mut packet = Packet::whole(Shape { options: 20, ..UDP4 }, 2000);
     packet.bytes_mut()[34..54].copy_from_slice(&options);
     packet.fix_header();
     let pieces = fragments(&mut packet, 1000);
@@ -303,15 +255,9 @@ fn fragment_of_a_fragment_counts_on() {
         let mut packet = Packet::whole(UDP4, 1472);
         put16(packet.bytes_mut(), 14 + ipv4::FRAGMENT, word);
         packet.fix_header();
-        let words: Vec<_> = fragments(&mut packet, 576)
-            .iter()
-            .map(|b| get16(b, ipv4::FRAGMENT))
-            .collect();
+        let words: Vec<_> = fragments(&mut packet, 576).iter().map(|b| get16(b, ipv4::FRAGMENT)).collect();
         let base = word & ipv4::OFFSET_MASK;
-        assert_eq!(
-            words,
-            [base | ipv4::MF, (base + 69) | ipv4::MF, (base + 138) | last]
-        );
+        assert_eq!(words, [base | ipv4::MF, (base + 69) | ipv4::MF, (base + 138) | last]);
     }
 }
 
@@ -408,20 +354,15 @@ proptest! {
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    (
-        any::<bool>(),
-        any::<bool>(),
-        0_usize..=2,
-        0_usize..=10,
-        any::<bool>(),
-    )
-        .prop_map(|(v6, tcp, tags, words, bare)| Shape {
+    (any::<bool>(), any::<bool>(), 0_usize..=2, 0_usize..=10, any::<bool>()).prop_map(|(v6, tcp, tags, words, bare)| {
+        Shape {
             link: if bare { Link::Ip } else { Link::Ethernet },
             tags,
             v6,
             proto: if tcp { proto::TCP } else { proto::UDP },
             options: words * 4,
-        })
+        }
+    })
 }
 
 /// What a port with `caps` gets of `packet`: virtio headers and frames.
@@ -485,22 +426,14 @@ fn assert_sums(bytes: &[u8], link: Link) {
     match sliced.net.expect("a network header") {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            assert_eq!(
-                header.header_checksum(),
-                header.to_header().calc_header_checksum()
-            );
+            assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
             let (src, dst) = (header.source(), header.destination());
             match transport {
                 TransportSlice::Tcp(tcp) => {
-                    assert!(same(
-                        tcp.checksum(),
-                        tcp.calc_checksum_ipv4(src, dst).unwrap()
-                    ));
+                    assert!(same(tcp.checksum(), tcp.calc_checksum_ipv4(src, dst).unwrap()));
                 }
                 TransportSlice::Udp(udp) => {
-                    let sum = udp
-                        .to_header()
-                        .calc_checksum_ipv4_raw(src, dst, udp.payload());
+                    let sum = udp.to_header().calc_checksum_ipv4_raw(src, dst, udp.payload());
                     assert!(same(udp.checksum(), sum.unwrap()) && udp.checksum() != 0);
                 }
                 other => panic!("{other:?}"),
@@ -510,15 +443,10 @@ fn assert_sums(bytes: &[u8], link: Link) {
             let (src, dst) = (ip.header().source(), ip.header().destination());
             match transport {
                 TransportSlice::Tcp(tcp) => {
-                    assert!(same(
-                        tcp.checksum(),
-                        tcp.calc_checksum_ipv6(src, dst).unwrap()
-                    ));
+                    assert!(same(tcp.checksum(), tcp.calc_checksum_ipv6(src, dst).unwrap()));
                 }
                 TransportSlice::Udp(udp) => {
-                    let sum = udp
-                        .to_header()
-                        .calc_checksum_ipv6_raw(src, dst, udp.payload());
+                    let sum = udp.to_header().calc_checksum_ipv6_raw(src, dst, udp.payload());
                     assert!(same(udp.checksum(), sum.unwrap()) && udp.checksum() != 0);
                 }
                 other => panic!("{other:?}"),
