@@ -246,7 +246,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             Call::FlushFlows(FlushFlows { name }) => {
                 return match self.switch.apply(Command::FlushFlows { name })? {
                     Applied::Flushed(flows) => Ok(Reply::One(json!({ "flushed": flows }))),
-                    Applied::Done | Applied::Reserved(_) => Err(unexpected()),
+                    Applied::Done | Applied::Uplink(_) | Applied::Reserved(_) => Err(unexpected()),
                 };
             }
             Call::Version(Nothing {}) => {
@@ -269,7 +269,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
     fn done(&self, command: Command) -> Result<(), ApiError> {
         match self.switch.apply(command)? {
             Applied::Done => Ok(()),
-            Applied::Reserved(_) | Applied::Flushed(_) => Err(unexpected()),
+            Applied::Uplink(_) | Applied::Reserved(_) | Applied::Flushed(_) => Err(unexpected()),
         }
     }
 
@@ -304,7 +304,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         });
         let endpoint = match self.switch.apply(reserve) {
             Ok(Applied::Reserved(endpoint)) => endpoint,
-            Ok(Applied::Done | Applied::Flushed(_)) => return Err(unexpected()),
+            Ok(Applied::Done | Applied::Uplink(_) | Applied::Flushed(_)) => return Err(unexpected()),
             Err(error) => {
                 if let Ok(plugged) = brought {
                     self.give_up(plugged.port, None);
@@ -315,7 +315,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         let (plugged, origin) = match brought {
             Ok(plugged) => (plugged, Origin::Brought(client)),
             Err(target) => {
-                let request = request(target, &attach.ifname, &endpoint);
+                let request = request(target, &attach, &endpoint);
                 match self.plumber.open(&request) {
                     Ok(plugged) => (plugged, Origin::Opened(request)),
                     Err(error) => {
@@ -629,8 +629,9 @@ fn place(attach: &Attach, fds: &mut VecDeque<OwnedFd>) -> Result<Place, ApiError
 }
 
 /// How the device is to be: as the core has it.
-fn request(target: Target, ifname: &str, endpoint: &Endpoint) -> Request {
+fn request(target: Target, attach: &Attach, endpoint: &Endpoint) -> Request {
     let config = Config {
+        label: Some(attach.name.clone()),
         mac: Some(endpoint.mac),
         mtu: Some(endpoint.mtu.into()),
         queue_len: None,
@@ -640,7 +641,7 @@ fn request(target: Target, ifname: &str, endpoint: &Endpoint) -> Request {
     Request {
         target,
         kind: Kind::Tap,
-        name: ifname.to_owned(),
+        name: attach.ifname.clone(),
         header: Header::Vnet,
         config: match endpoint.gateway {
             Some(gateway) => config.with_gateway(gateway),

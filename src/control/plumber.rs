@@ -7,7 +7,7 @@ use crate::frame::Caps;
 use crate::io::enter::{EnterHelper, Opened, Request, Target};
 use crate::io::lifetime::{Life, Watcher};
 use crate::io::netcfg::LinkStats;
-use crate::io::sys::{hwaddr, tuntap};
+use crate::io::sys::hwaddr;
 use crate::io::tap::TapPort;
 use crate::wire::mac::Mac;
 
@@ -76,7 +76,7 @@ impl Plumber for Plumbing {
                 format!("the namespace of {} is gone: {gone}", request.name),
             ));
         }
-        let caps = caps(opened.device.caps());
+        let caps = opened.device.caps();
         let port = TapPort::attach(opened, Life::Held).map_err(|error| {
             ApiError::new(
                 Class::Device,
@@ -104,7 +104,7 @@ impl Plumber for Plumbing {
             )
         })?;
         Ok(Plugged {
-            caps: caps(port.device().caps()),
+            caps: port.device().caps(),
             mac: Some(mac),
             port,
             life: Life::Held,
@@ -132,10 +132,4 @@ impl Plumber for Plumbing {
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError> {
         Ok(self.helper.stats(request.target.clone(), &request.name)?)
     }
-}
-
-/// What the core has to know of what the kernel accepted.
-pub fn caps(caps: tuntap::Caps) -> Caps {
-    let tuntap::Caps { vnet, tso: _, uso } = caps;
-    Caps { vnet, uso }
 }
