@@ -26,12 +26,11 @@ use serde_json::{Value, json};
 use super::plumber::{Plugged, Plumber};
 use super::portspec::{self, PortSpec};
 use super::protocol::{
-    ApiError, Attach, Attached, Call, CaptureStart, Class, Detach, FlushFlows, LogLevel, Named,
-    Nothing, Publish, Route, Unpublish,
+    ApiError, Attach, Attached, Call, CaptureStart, Class, Detach, FlushFlows, LogLevel, Named, Nothing, Publish,
+    Route, Unpublish,
 };
 use crate::core::command::{
-    Answer, Applied, Command, CommandError, Endpoint, EndpointRequest, MacChoice, Publication,
-    Query,
+    Answer, Applied, Command, CommandError, Endpoint, EndpointRequest, MacChoice, Publication, Query,
 };
 use crate::core::port::PortId;
 use crate::io::enter::{Request, Target};
@@ -93,10 +92,7 @@ type Rows = Box<dyn Iterator<Item = serde_json::Result<String>>>;
 impl Listing {
     /// Fetches the first page, so that a failure is a failure of the call.
     fn begin(query: Query, switch: &impl Switch) -> Result<Listing, ApiError> {
-        let mut listing = Listing {
-            rows: Box::new(std::iter::empty()),
-            next: Some(query),
-        };
+        let mut listing = Listing { rows: Box::new(std::iter::empty()), next: Some(query) };
         listing.fetch(switch)?;
         Ok(listing)
     }
@@ -134,9 +130,7 @@ impl Listing {
                 rows(page.rows)
             }
             Answer::Neighbours(page) => {
-                self.next = page
-                    .next
-                    .map(|cursor| Query::Neighbours { cursor, max: PAGE });
+                self.next = page.next.map(|cursor| Query::Neighbours { cursor, max: PAGE });
                 rows(page.rows)
             }
         };
@@ -153,22 +147,13 @@ fn internal(error: serde_json::Error) -> ApiError {
 }
 
 fn unexpected() -> ApiError {
-    ApiError::new(
-        Class::Internal,
-        "the event loop gave the answer of another question",
-    )
+    ApiError::new(Class::Internal, "the event loop gave the answer of another question")
 }
 
 impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
     /// Calls on `switch`, with devices by `plumber`.
     pub fn new(switch: S, plumber: P) -> Calls<S, P> {
-        Calls {
-            switch,
-            plumber,
-            attachments: BTreeMap::new(),
-            new: Vec::new(),
-            stopping: false,
-        }
+        Calls { switch, plumber, attachments: BTreeMap::new(), new: Vec::new(), stopping: false }
     }
 
     /// The switch.
@@ -182,12 +167,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
     }
 
     /// Does what `client` asks. A descriptor that a call needs is the oldest of `fds`.
-    pub fn execute(
-        &mut self,
-        call: Call,
-        client: ClientId,
-        fds: &mut VecDeque<OwnedFd>,
-    ) -> Result<Reply, ApiError> {
+    pub fn execute(&mut self, call: Call, client: ClientId, fds: &mut VecDeque<OwnedFd>) -> Result<Reply, ApiError> {
         let list = |query| Listing::begin(query, &self.switch).map(Reply::Many);
         match call {
             Call::NetworkList(Nothing {}) => return list(Query::Networks),
@@ -196,49 +176,31 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             Call::RuleList(Nothing {}) => return list(Query::Rules),
             Call::Routes(Nothing {}) => return list(Query::Routes),
             Call::Fdb(Nothing {}) => {
-                return list(Query::Fdb {
-                    cursor: 0,
-                    max: PAGE,
-                });
+                return list(Query::Fdb { cursor: 0, max: PAGE });
             }
             Call::Flows(Nothing {}) => {
-                return list(Query::Flows {
-                    cursor: 0,
-                    max: PAGE,
-                });
+                return list(Query::Flows { cursor: 0, max: PAGE });
             }
             Call::Neighbours(Nothing {}) => {
-                return list(Query::Neighbours {
-                    cursor: 0,
-                    max: PAGE,
-                });
+                return list(Query::Neighbours { cursor: 0, max: PAGE });
             }
             Call::Stats(Nothing {}) => return self.stats(),
             Call::Inspect(Named { name }) => return self.inspect(&name),
             Call::Attach(attach) => {
                 let attached = self.attach(attach, client, fds)?;
-                return serde_json::to_value(attached)
-                    .map(Reply::One)
-                    .map_err(internal);
+                return serde_json::to_value(attached).map(Reply::One).map_err(internal);
             }
             Call::Detach(Detach { name, ifname }) => {
                 return self.detach(&name, ifname.as_deref());
             }
             Call::NetworkAdd(spec) => self.done(Command::AddNetwork(spec.config()))?,
             Call::NetworkRemove(Named { name }) => self.done(Command::RemoveNetwork { name })?,
-            Call::Publish(Publish {
-                name,
-                ifname,
-                ports,
-            }) => self.done(Command::Publish {
-                name,
-                ifname,
-                ports: expand(&ports)?,
-            })?,
-            Call::Unpublish(Unpublish { name, ports }) => self.done(Command::Unpublish {
-                name,
-                ports: expand(&ports)?,
-            })?,
+            Call::Publish(Publish { name, ifname, ports }) => {
+                self.done(Command::Publish { name, ifname, ports: expand(&ports)? })?
+            }
+            Call::Unpublish(Unpublish { name, ports }) => {
+                self.done(Command::Unpublish { name, ports: expand(&ports)? })?
+            }
             Call::RuleAdd(rule) => self.done(Command::AddRule(rule.into()))?,
             Call::RuleRemove(rule) => self.done(Command::RemoveRule(rule.into()))?,
             Call::RouteAdd(Route { dst }) => self.done(Command::AddRoute { dst })?,
@@ -266,29 +228,20 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         Ok(Reply::One(json!({})))
     }
 
+    /// Applies a command of which the caller is told only that it is done.
     fn done(&self, command: Command) -> Result<(), ApiError> {
-        match self.switch.apply(command)? {
-            Applied::Done => Ok(()),
-            Applied::Uplink(_) | Applied::Reserved(_) | Applied::Flushed(_) => Err(unexpected()),
-        }
+        self.switch.apply(command)?;
+        Ok(())
     }
 
-    fn attach(
-        &mut self,
-        attach: Attach,
-        client: ClientId,
-        fds: &mut VecDeque<OwnedFd>,
-    ) -> Result<Attached, ApiError> {
+    fn attach(&mut self, attach: Attach, client: ClientId, fds: &mut VecDeque<OwnedFd>) -> Result<Attached, ApiError> {
         let publications = expand(&attach.publish)?;
         let place = place(&attach, fds)?;
         let mut mac = attach.mac.map(|spec| spec.0);
         // A device that is brought has its MAC address already, and the neighbours are to be told that one.
         let brought = match place {
             Place::Brought(fd) => {
-                let plugged = self
-                    .plumber
-                    .adopt(fd)
-                    .map_err(|error| at("take the TAP", error))?;
+                let plugged = self.plumber.adopt(fd).map_err(|error| at("take the TAP", error))?;
                 mac = mac.or(plugged.mac.map(MacChoice::Given));
                 Ok(plugged)
             }
@@ -325,12 +278,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
                 }
             }
         };
-        let Plugged {
-            port: device,
-            caps,
-            mac: _,
-            life,
-        } = plugged;
+        let Plugged { port: device, caps, mac: _, life } = plugged;
         if let Err(NotAdded { why, device }) = self.switch.add_port(endpoint.port, device) {
             if let Some(device) = device {
                 self.give_up(device, origin.request());
@@ -339,18 +287,9 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             return Err(at("hand the TAP to the switch", why.into()));
         }
         let port = endpoint.port;
-        self.attachments.insert(
-            port,
-            Attachment {
-                name: attach.name.clone(),
-                ifname: attach.ifname.clone(),
-                origin,
-                life,
-            },
-        );
-        let open = self
-            .done(Command::Open { port, caps })
-            .map_err(|error| at("open the port", error));
+        self.attachments
+            .insert(port, Attachment { name: attach.name.clone(), ifname: attach.ifname.clone(), origin, life });
+        let open = self.done(Command::Open { port, caps }).map_err(|error| at("open the port", error));
         let published = open.and_then(|()| {
             if publications.is_empty() {
                 return Ok(());
@@ -369,12 +308,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             return Err(error);
         }
         self.new.push(port);
-        log::info!(
-            "{} {}: attached to {} as {port}",
-            attach.name,
-            attach.ifname,
-            attach.network
-        );
+        log::info!("{} {}: attached to {} as {port}", attach.name, attach.ifname, attach.network);
         Ok(Attached {
             port: port.0,
             name: attach.name,
@@ -436,9 +370,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         }
         let attachment = self.attachments.remove(&port);
         match (device, &attachment) {
-            (Some(device), Some(attachment)) => {
-                self.plumber.close(device, attachment.origin.request())
-            }
+            (Some(device), Some(attachment)) => self.plumber.close(device, attachment.origin.request()),
             (Some(device), None) => self.plumber.close(device, None),
             (None, _) => Ok(()),
         }
@@ -448,9 +380,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         let Answer::Stats(stats) = self.switch.query(Query::Stats)? else {
             return Err(unexpected());
         };
-        serde_json::to_value(stats)
-            .map(Reply::One)
-            .map_err(internal)
+        serde_json::to_value(stats).map(Reply::One).map_err(internal)
     }
 
     fn inspect(&mut self, name: &str) -> Result<Reply, ApiError> {
@@ -480,21 +410,14 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
                 devices.push(device);
             }
             let published: Vec<_> = published.iter().filter(|one| one.name == name).collect();
-            Ok(Reply::One(
-                json!({ "container": name, "ports": devices, "published": published }),
-            ))
+            Ok(Reply::One(json!({ "container": name, "ports": devices, "published": published })))
         } else if let Some(network) = networks.iter().find(|network| network.name == name) {
-            let members: Vec<_> = ports
-                .iter()
-                .filter(|port| port.network.as_deref() == Some(name))
-                .collect();
+            let members: Vec<_> = ports.iter().filter(|port| port.network.as_deref() == Some(name)).collect();
             Ok(Reply::One(json!({ "network": network, "ports": members })))
         } else {
             Err(ApiError::new(
                 Class::Missing,
-                format!(
-                    "there is no container and no network '{name}'; see 'ports' and 'network-list'"
-                ),
+                format!("there is no container and no network '{name}'; see 'ports' and 'network-list'"),
             ))
         }
     }
@@ -516,11 +439,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
 
     /// Detaches every port whose life is over.
     pub fn check_lives(&mut self) {
-        let over: Vec<_> = self
-            .attachments
-            .iter()
-            .filter_map(|(port, one)| Some((*port, one.life.check()?)))
-            .collect();
+        let over: Vec<_> = self.attachments.iter().filter_map(|(port, one)| Some((*port, one.life.check()?))).collect();
         for (port, gone) in over {
             self.end(port, &gone.to_string());
         }
@@ -533,12 +452,8 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
 
     /// Detaches the ports whose devices `client` brought.
     pub fn client_gone(&mut self, client: ClientId) {
-        let ports: Vec<_> = self
-            .attachments
-            .iter()
-            .filter(|(_, one)| one.origin.is_of(client))
-            .map(|(port, _)| *port)
-            .collect();
+        let ports: Vec<_> =
+            self.attachments.iter().filter(|(_, one)| one.origin.is_of(client)).map(|(port, _)| *port).collect();
         for port in ports {
             self.end(port, "the connection that brought its TAP is closed");
         }
@@ -546,9 +461,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
 
     /// Does a port live by the connection of `client`?
     pub fn lives_by(&self, client: ClientId) -> bool {
-        self.attachments
-            .values()
-            .any(|one| one.origin.is_of(client))
+        self.attachments.values().any(|one| one.origin.is_of(client))
     }
 
     fn end(&mut self, port: PortId, why: &str) {
@@ -610,19 +523,13 @@ enum Place {
 fn place(attach: &Attach, fds: &mut VecDeque<OwnedFd>) -> Result<Place, ApiError> {
     let refuse = |why| Err(ApiError::new(Class::Arguments, format!("attach: {why}")));
     match (&attach.netns, attach.pid, attach.tap_fd) {
-        (Some(path), None, false) if path.is_absolute() => {
-            Ok(Place::In(Target::Path(path.clone())))
-        }
-        (Some(_), None, false) => {
-            refuse("netns: give an absolute path; the switch's directory is not yours")
-        }
+        (Some(path), None, false) if path.is_absolute() => Ok(Place::In(Target::Path(path.clone()))),
+        (Some(_), None, false) => refuse("netns: give an absolute path; the switch's directory is not yours"),
         (None, Some(pid), false) if pid > 0 => Ok(Place::In(Target::Pid(pid))),
         (None, Some(_), false) => refuse("pid: give a process id above 0"),
         (None, None, true) => match fds.pop_front() {
             Some(fd) => Ok(Place::Brought(fd)),
-            None => {
-                refuse("tap_fd: no file descriptor came with the request; send one with SCM_RIGHTS")
-            }
+            None => refuse("tap_fd: no file descriptor came with the request; send one with SCM_RIGHTS"),
         },
         _ => refuse("give exactly one of netns, pid and tap_fd"),
     }
@@ -661,8 +568,7 @@ fn at(step: &str, error: ApiError) -> ApiError {
 
 /// The file that frames are written to: a file of ours alone, or a pipe that somebody reads.
 pub fn capture_file(path: &Path) -> Result<File, ApiError> {
-    let refuse =
-        |class, why: String| ApiError::new(class, format!("capture to {}: {why}", path.display()));
+    let refuse = |class, why: String| ApiError::new(class, format!("capture to {}: {why}", path.display()));
     if !path.is_absolute() {
         return Err(refuse(Class::Arguments, "give an absolute path".into()));
     }
@@ -676,23 +582,14 @@ pub fn capture_file(path: &Path) -> Result<File, ApiError> {
         .map_err(|error| {
             refuse(
                 Class::Device,
-                format!(
-                    "cannot open it: {error}; see that its directory is there and may be written to"
-                ),
+                format!("cannot open it: {error}; see that its directory is there and may be written to"),
             )
         })?;
-    let kind = file
-        .metadata()
-        .map_err(|error| refuse(Class::Device, error.to_string()))?
-        .file_type();
+    let kind = file.metadata().map_err(|error| refuse(Class::Device, error.to_string()))?.file_type();
     if kind.is_file() {
-        file.set_len(0)
-            .map_err(|error| refuse(Class::Device, error.to_string()))?;
+        file.set_len(0).map_err(|error| refuse(Class::Device, error.to_string()))?;
     } else if !kind.is_fifo() {
-        return Err(refuse(
-            Class::Invalid,
-            "it is neither a file nor a pipe; give another path".into(),
-        ));
+        return Err(refuse(Class::Invalid, "it is neither a file nor a pipe; give another path".into()));
     }
     Ok(file)
 }

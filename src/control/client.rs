@@ -39,23 +39,14 @@ impl Client {
     /// Connects.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         match UnixStream::connect(path) {
-            Ok(stream) => Ok(Client {
-                reader: BufReader::new(stream),
-                path: path.into(),
-            }),
-            Err(why) => Err(ClientError::Unreachable {
-                path: path.into(),
-                why,
-            }),
+            Ok(stream) => Ok(Client { reader: BufReader::new(stream), path: path.into() }),
+            Err(why) => Err(ClientError::Unreachable { path: path.into(), why }),
         }
     }
 
     fn broken(&self) -> impl Fn(io::Error) -> ClientError + use<> {
         let path = self.path.clone();
-        move |why| ClientError::Broken {
-            path: path.clone(),
-            why,
-        }
+        move |why| ClientError::Broken { path: path.clone(), why }
     }
 
     /// Makes a call that returns one thing.
@@ -71,11 +62,7 @@ impl Client {
     }
 
     /// Makes a call that returns a listing, and gives each row to `sink` as it comes.
-    pub fn list(
-        &mut self,
-        call: &Call,
-        sink: &mut dyn FnMut(Value) -> io::Result<()>,
-    ) -> Result<(), ClientError> {
+    pub fn list(&mut self, call: &Call, sink: &mut dyn FnMut(Value) -> io::Result<()>) -> Result<(), ClientError> {
         self.send(call, &[])?;
         self.receive(sink)?;
         Ok(())
@@ -88,10 +75,7 @@ impl Client {
 
     fn send(&mut self, call: &Call, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
         let broken = self.broken();
-        let mut line = call
-            .to_line()
-            .map_err(|error| broken(error.into()))?
-            .into_bytes();
+        let mut line = call.to_line().map_err(|error| broken(error.into()))?.into_bytes();
         line.push(b'\n');
         let stream = self.reader.get_ref();
         let mut sent = msg::send(stream, &line, fds).map_err(&broken)?;
@@ -101,20 +85,11 @@ impl Client {
         Ok(())
     }
 
-    fn receive(
-        &mut self,
-        sink: &mut dyn FnMut(Value) -> io::Result<()>,
-    ) -> Result<Value, ClientError> {
+    fn receive(&mut self, sink: &mut dyn FnMut(Value) -> io::Result<()>) -> Result<Value, ClientError> {
         let broken = self.broken();
         let mut failed = None;
-        let mut json = serde_json::Deserializer::from_reader(OneLine {
-            reader: &mut self.reader,
-            ended: false,
-        });
-        let seed = Response {
-            sink,
-            failed: &mut failed,
-        };
+        let mut json = serde_json::Deserializer::from_reader(OneLine { reader: &mut self.reader, ended: false });
+        let seed = Response { sink, failed: &mut failed };
         let response = seed.deserialize(&mut json);
         if let Some(why) = failed {
             return Err(ClientError::Sink(why));
@@ -126,9 +101,7 @@ impl Client {
                 json.end().map_err(|error| broken(error.into()))?;
                 Ok(value)
             }
-            Ok((None, None)) => Err(broken(io::Error::other(
-                "the answer has neither 'return' nor 'error'",
-            ))),
+            Ok((None, None)) => Err(broken(io::Error::other("the answer has neither 'return' nor 'error'"))),
             Err(error) => Err(broken(error.into())),
         }
     }
@@ -169,10 +142,7 @@ struct Response<'a> {
 impl<'de> DeserializeSeed<'de> for Response<'_> {
     type Value = (Option<Value>, Option<ApiError>);
 
-    fn deserialize<D: serde::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
@@ -189,10 +159,7 @@ impl<'de> Visitor<'de> for Response<'_> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "return" => {
-                    value = Some(map.next_value_seed(Returned {
-                        sink: &mut *self.sink,
-                        failed: &mut *self.failed,
-                    })?);
+                    value = Some(map.next_value_seed(Returned { sink: &mut *self.sink, failed: &mut *self.failed })?);
                 }
                 "error" => error = Some(map.next_value()?),
                 _ => {

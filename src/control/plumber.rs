@@ -71,58 +71,29 @@ impl Plumber for Plumbing {
         };
         // Between entering the namespace and now it may have gone; its device would keep it alive unseen.
         if let Some(gone) = life.check() {
-            return Err(ApiError::new(
-                Class::Missing,
-                format!("the namespace of {} is gone: {gone}", request.name),
-            ));
+            return Err(ApiError::new(Class::Missing, format!("the namespace of {} is gone: {gone}", request.name)));
         }
         let caps = opened.device.caps();
         let port = TapPort::attach(opened, Life::Held).map_err(|error| {
-            ApiError::new(
-                Class::Device,
-                format!("TAP {}: cannot make it persist: {error}", request.name),
-            )
+            ApiError::new(Class::Device, format!("TAP {}: cannot make it persist: {error}", request.name))
         })?;
-        Ok(Plugged {
-            port,
-            caps,
-            mac: None,
-            life,
-        })
+        Ok(Plugged { port, caps, mac: None, life })
     }
 
     fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<TapPort>, ApiError> {
-        let port =
-            TapPort::adopt(fd).map_err(|error| ApiError::new(Class::Device, error.to_string()))?;
+        let port = TapPort::adopt(fd).map_err(|error| ApiError::new(Class::Device, error.to_string()))?;
         let mac = hwaddr::of(port.device()).map_err(|error| {
-            ApiError::new(
-                Class::Device,
-                format!(
-                    "TAP {}: cannot read its MAC address: {error}",
-                    port.device().name()
-                ),
-            )
+            ApiError::new(Class::Device, format!("TAP {}: cannot read its MAC address: {error}", port.device().name()))
         })?;
-        Ok(Plugged {
-            caps: port.device().caps(),
-            mac: Some(mac),
-            port,
-            life: Life::Held,
-        })
+        Ok(Plugged { caps: port.device().caps(), mac: Some(mac), port, life: Life::Held })
     }
 
     fn close(&mut self, port: TapPort, request: Option<&Request>) -> Result<(), ApiError> {
         let found = port.provenance() == crate::io::enter::Provenance::Found;
-        port.detach().map_err(|error| {
-            ApiError::new(Class::Device, format!("cannot give the TAP up: {error}"))
-        })?;
+        port.detach().map_err(|error| ApiError::new(Class::Device, format!("cannot give the TAP up: {error}")))?;
         match request {
             Some(request) if found => {
-                self.helper.undo(
-                    request.target.clone(),
-                    &request.name,
-                    request.config.clone(),
-                )?;
+                self.helper.undo(request.target.clone(), &request.name, request.config.clone())?;
             }
             Some(_) | None => {}
         }

@@ -51,21 +51,13 @@ pub fn expand(specs: &[PortSpec]) -> Result<Vec<Publication>, PortSpecError> {
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     for spec in specs {
-        let refuse = |why| PortSpecError {
-            text: spec.to_string(),
-            why,
-        };
+        let refuse = |why| PortSpecError { text: spec.to_string(), why };
         if all.len() + usize::from(spec.count) > MAX_PORTS {
-            return Err(refuse(format!(
-                "with it the request has more than {MAX_PORTS} ports; use several requests"
-            )));
+            return Err(refuse(format!("with it the request has more than {MAX_PORTS} ports; use several requests")));
         }
         for one in spec.publications() {
             if !seen.insert((one.host_ip, one.host_port, one.proto)) {
-                return Err(refuse(format!(
-                    "host port {} is there twice; give each host port once",
-                    one.host_port
-                )));
+                return Err(refuse(format!("host port {} is there twice; give each host port once", one.host_port)));
             }
             all.push(one);
         }
@@ -77,10 +69,7 @@ impl FromStr for PortSpec {
     type Err = PortSpecError;
 
     fn from_str(text: &str) -> Result<PortSpec, PortSpecError> {
-        parse(text).map_err(|why| PortSpecError {
-            text: text.to_owned(),
-            why,
-        })
+        parse(text).map_err(|why| PortSpecError { text: text.to_owned(), why })
     }
 }
 
@@ -94,18 +83,14 @@ fn parse(text: &str) -> Result<PortSpec, String> {
         }
     };
     let Some((host, container)) = ports.rsplit_once(':') else {
-        return Err(format!(
-            "it has no host port; write HOST:CONTAINER, as 8080:{ports}"
-        ));
+        return Err(format!("it has no host port; write HOST:CONTAINER, as 8080:{ports}"));
     };
     let (host_ip, host) = match host.rsplit_once(':') {
         None => (None, host),
         Some((ip, host)) => (host_address(ip)?, host),
     };
     if host.is_empty() {
-        return Err(format!(
-            "it has no host port; write one before the colon, as 8080:{container}"
-        ));
+        return Err(format!("it has no host port; write one before the colon, as 8080:{container}"));
     }
     let (host_first, host_last) = range(host)?;
     let (container_first, container_last) = range(container)?;
@@ -118,13 +103,7 @@ fn parse(text: &str) -> Result<PortSpec, String> {
         ));
     }
     // 1..=65,535 are 65,535 ports, so the count fits.
-    Ok(PortSpec {
-        host_ip,
-        host_first,
-        container_first,
-        count: hosts + 1,
-        proto,
-    })
+    Ok(PortSpec { host_ip, host_first, container_first, count: hosts + 1, proto })
 }
 
 fn host_address(text: &str) -> Result<Option<Addr>, String> {
@@ -146,9 +125,7 @@ fn range(text: &str) -> Result<(u16, u16), String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
     if first > last {
-        return Err(format!(
-            "the range {first}-{last} counts downwards; write {last}-{first}"
-        ));
+        return Err(format!("the range {first}-{last} counts downwards; write {last}-{first}"));
     }
     Ok((first, last))
 }
@@ -161,9 +138,7 @@ fn port(text: &str) -> Result<u16, String> {
     {
         return Ok(port);
     }
-    Err(format!(
-        "'{text}' is not a port; write a number from 1 to 65535"
-    ))
+    Err(format!("'{text}' is not a port; write a number from 1 to 65535"))
 }
 
 impl fmt::Display for PortSpec {
@@ -198,9 +173,7 @@ impl Serialize for PortSpec {
 
 impl<'de> Deserialize<'de> for PortSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PortSpec, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -258,10 +231,7 @@ mod tests {
     #[test]
     fn a_range_is_so_many_ports() {
         let spec: PortSpec = "8000-8002:80-82/udp".parse().expect("a range");
-        let pairs: Vec<_> = spec
-            .publications()
-            .map(|one| (one.host_port, one.container_port))
-            .collect();
+        let pairs: Vec<_> = spec.publications().map(|one| (one.host_port, one.container_port)).collect();
         assert_eq!(pairs, [(8000, 80), (8001, 81), (8002, 82)]);
     }
 
@@ -270,22 +240,13 @@ mod tests {
         let specs: Vec<PortSpec> = ["80-90:80-90", "85:1"].map(|s| s.parse().expect(s)).into();
         let error = expand(&specs).expect_err("85 twice").to_string();
         assert!(error.contains("host port 85 is there twice"), "{error}");
-        let other: Vec<PortSpec> = ["80:80", "80:80/udp", "192.0.2.1:80:80"]
-            .map(|s| s.parse().expect(s))
-            .into();
+        let other: Vec<PortSpec> = ["80:80", "80:80/udp", "192.0.2.1:80:80"].map(|s| s.parse().expect(s)).into();
         assert_eq!(expand(&other).expect("three different ones").len(), 3);
     }
 
     #[test]
     fn a_request_for_too_many_ports_is_refused() {
-        let specs: Vec<PortSpec> = ["1-65535:1-65535", "80:80/udp"]
-            .map(|s| s.parse().expect(s))
-            .into();
-        assert!(
-            expand(&specs)
-                .expect_err("65,536 ports")
-                .to_string()
-                .contains("several requests")
-        );
+        let specs: Vec<PortSpec> = ["1-65535:1-65535", "80:80/udp"].map(|s| s.parse().expect(s)).into();
+        assert!(expand(&specs).expect_err("65,536 ports").to_string().contains("several requests"));
     }
 }

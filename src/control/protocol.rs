@@ -151,21 +151,12 @@ impl Request {
                 id: None,
                 call: Err(ApiError::new(
                     Class::Syntax,
-                    format!(
-                        "not a request: {error}; one line of JSON is wanted, as {{\"execute\":\"version\"}}"
-                    ),
+                    format!("not a request: {error}; one line of JSON is wanted, as {{\"execute\":\"version\"}}"),
                 )),
             },
-            Ok(Envelope {
-                execute,
-                arguments,
-                id,
-            }) => {
+            Ok(Envelope { execute, arguments, id }) => {
                 let arguments = arguments.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-                Request {
-                    id,
-                    call: Call::parse(&execute, arguments),
-                }
+                Request { id, call: Call::parse(&execute, arguments) }
             }
         }
     }
@@ -177,10 +168,7 @@ impl Call {
         let mut request = serde_json::Map::new();
         request.insert("execute".into(), self.name().into());
         let arguments = self.arguments()?;
-        if arguments
-            .as_object()
-            .is_none_or(|arguments| !arguments.is_empty())
-        {
+        if arguments.as_object().is_none_or(|arguments| !arguments.is_empty()) {
             request.insert("arguments".into(), arguments);
         }
         serde_json::to_string(&request)
@@ -248,10 +236,7 @@ impl Class {
 impl ApiError {
     /// An error of `class`.
     pub fn new(class: Class, desc: impl Into<String>) -> ApiError {
-        ApiError {
-            class,
-            desc: desc.into(),
-        }
+        ApiError { class, desc: desc.into() }
     }
 }
 
@@ -321,9 +306,7 @@ impl std::str::FromStr for Gateway {
     fn from_str(text: &str) -> Result<Gateway, String> {
         match text {
             "none" => Ok(Gateway::None),
-            text => Addr::parse(text)
-                .map(Gateway::At)
-                .map_err(|error| format!("'{text}' is {error}, and not 'none'")),
+            text => Addr::parse(text).map(Gateway::At).map_err(|error| format!("'{text}' is {error}, and not 'none'")),
         }
     }
 }
@@ -339,9 +322,7 @@ impl Serialize for Gateway {
 
 impl<'de> Deserialize<'de> for Gateway {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Gateway, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -391,18 +372,8 @@ impl NetworkSpec {
 
     /// What the core is asked for; the core judges it.
     pub fn config(self) -> NetworkConfig {
-        let NetworkSpec {
-            name,
-            subnet,
-            gateway,
-            mtu,
-            internal,
-            icc,
-            masquerade,
-            guard,
-            ageing_seconds,
-            flood_rate,
-        } = self;
+        let NetworkSpec { name, subnet, gateway, mtu, internal, icc, masquerade, guard, ageing_seconds, flood_rate } =
+            self;
         let default = NetworkConfig::named(&name);
         NetworkConfig {
             name,
@@ -441,8 +412,7 @@ impl std::str::FromStr for MacSpec {
             "random" => MacChoice::Random,
             "from-ip" => MacChoice::FromIp,
             text => MacChoice::Given(
-                text.parse::<Mac>()
-                    .map_err(|error| format!("'{text}' is {error}, nor 'random' or 'from-ip'"))?,
+                text.parse::<Mac>().map_err(|error| format!("'{text}' is {error}, nor 'random' or 'from-ip'"))?,
             ),
         }))
     }
@@ -460,9 +430,7 @@ impl Serialize for MacSpec {
 
 impl<'de> Deserialize<'de> for MacSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MacSpec, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -585,19 +553,7 @@ pub struct NoNat {
 impl From<Rule> for StaticRule {
     fn from(rule: Rule) -> StaticRule {
         match rule {
-            Rule::Dnat(Dnat {
-                proto,
-                dst,
-                port,
-                to,
-                to_port,
-            }) => StaticRule::Dnat {
-                proto,
-                dst,
-                port,
-                to,
-                to_port,
-            },
+            Rule::Dnat(Dnat { proto, dst, port, to, to_port }) => StaticRule::Dnat { proto, dst, port, to, to_port },
             Rule::Snat(Snat { source, to }) => StaticRule::Snat { source, to },
             Rule::NoNat(NoNat { dst }) => StaticRule::NoNat { dst },
         }
@@ -682,10 +638,7 @@ mod tests {
             r#"{"execute":"log-level","arguments":{"level":"debug"}}"#,
         ] {
             let call = parsed(line).expect(line);
-            assert_eq!(
-                parsed(&call.to_line().expect("JSON")).expect("our own"),
-                call
-            );
+            assert_eq!(parsed(&call.to_line().expect("JSON")).expect("our own"), call);
         }
     }
 
@@ -695,10 +648,7 @@ mod tests {
         assert_eq!(class(""), Class::Syntax);
         assert_eq!(class("[1]"), Class::Syntax);
         assert_eq!(class(r#"{"arguments":{}}"#), Class::Syntax);
-        assert_eq!(
-            class(r#"{"execute":"version","argument":{}}"#),
-            Class::Syntax
-        );
+        assert_eq!(class(r#"{"execute":"version","argument":{}}"#), Class::Syntax);
         assert_eq!(class("\u{feff}{}"), Class::Syntax);
         assert_eq!(class(&"[".repeat(100_000)), Class::Syntax);
     }
@@ -707,40 +657,19 @@ mod tests {
     fn an_unknown_call_is_told_the_known_ones() {
         let error = parsed(r#"{"execute":"attch"}"#).expect_err("a slip");
         assert_eq!(error.class, Class::UnknownCall);
-        assert!(
-            error.desc.contains("'attch'") && error.desc.contains("attach,"),
-            "{error}"
-        );
+        assert!(error.desc.contains("'attch'") && error.desc.contains("attach,"), "{error}");
     }
 
     #[test]
     fn an_unknown_or_wrong_argument_is_refused_by_name() {
         for (line, says) in [
-            (
-                r#"{"execute":"detach","arguments":{"name":"c","iface":"e"}}"#,
-                "iface",
-            ),
+            (r#"{"execute":"detach","arguments":{"name":"c","iface":"e"}}"#, "iface"),
             (r#"{"execute":"detach"}"#, "name"),
-            (
-                r#"{"execute":"version","arguments":{"verbose":1}}"#,
-                "verbose",
-            ),
-            (
-                r#"{"execute":"network-add","arguments":{"name":"n","subnet":"10.0.0/8"}}"#,
-                "'10.0.0/8' is not a prefix",
-            ),
-            (
-                r#"{"execute":"network-add","arguments":{"name":"n","mtu":70000}}"#,
-                "70000",
-            ),
-            (
-                r#"{"execute":"publish","arguments":{"name":"c","ports":["80"]}}"#,
-                "no host port",
-            ),
-            (
-                r#"{"execute":"rule-add","arguments":{"masq":{}}}"#,
-                "`dnat`, `snat`",
-            ),
+            (r#"{"execute":"version","arguments":{"verbose":1}}"#, "verbose"),
+            (r#"{"execute":"network-add","arguments":{"name":"n","subnet":"10.0.0/8"}}"#, "'10.0.0/8' is not a prefix"),
+            (r#"{"execute":"network-add","arguments":{"name":"n","mtu":70000}}"#, "70000"),
+            (r#"{"execute":"publish","arguments":{"name":"c","ports":["80"]}}"#, "no host port"),
+            (r#"{"execute":"rule-add","arguments":{"masq":{}}}"#, "`dnat`, `snat`"),
         ] {
             let error = parsed(line).expect_err(line);
             assert_eq!(error.class, Class::Arguments, "{line}");

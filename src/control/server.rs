@@ -31,8 +31,7 @@ use crossbeam_channel::Receiver;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -108,30 +107,13 @@ impl Server {
         let waker = Waker::new(poll.registry(), WAKER).map_err(step("make a waker"))?;
         let (notifier, notices) = Notifier::new(Arc::new(waker));
         let watcher = Watcher::new().map_err(step("make an inotify instance"))?;
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )
-        .map_err(|errno| step("make a timer")(errno.into()))?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+            .map_err(|errno| step("make a timer")(errno.into()))?;
         let registry = poll.registry();
-        for (fd, token) in [
-            (socket.listener().as_fd(), LISTENER),
-            (watcher.as_fd(), WATCHER),
-            (timer.as_fd(), TIMER),
-        ] {
-            watch(registry, fd, token, Interest::READABLE)
-                .map_err(step("watch its descriptors"))?;
+        for (fd, token) in [(socket.listener().as_fd(), LISTENER), (watcher.as_fd(), WATCHER), (timer.as_fd(), TIMER)] {
+            watch(registry, fd, token, Interest::READABLE).map_err(step("watch its descriptors"))?;
         }
-        Ok(Server {
-            poll,
-            socket,
-            watcher,
-            timer,
-            notifier,
-            notices,
-            signals: None,
-            exit: None,
-        })
+        Ok(Server { poll, socket, watcher, timer, notifier, notices, signals: None, exit: None })
     }
 
     /// By which the event loop tells what happens.
@@ -155,12 +137,7 @@ impl Server {
                 signal_hook::flag::register(signal, once.clone())?;
                 signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
             }
-            watch(
-                self.poll.registry(),
-                read.as_fd(),
-                SIGNALS,
-                Interest::READABLE,
-            )?;
+            watch(self.poll.registry(), read.as_fd(), SIGNALS, Interest::READABLE)?;
             Ok(read)
         };
         self.signals = Some(make().map_err(step("wait for signals"))?);
@@ -191,12 +168,7 @@ impl Server {
             checking: false,
         };
         let end = running.serve();
-        let Running {
-            server,
-            calls,
-            clients,
-            ..
-        } = running;
+        let Running { server, calls, clients, .. } = running;
         // Nobody new comes in while the ports go; those who are here see the end when it has come.
         drop(server);
         let down = calls.shutdown().map_err(ServerError::Loop);
@@ -304,17 +276,13 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
                 .map(|(id, _)| *id);
             match quietest {
                 Some(id) => {
-                    log::info!(
-                        "control socket: {MAX_CLIENTS} clients; the one silent for longest is closed"
-                    );
+                    log::info!("control socket: {MAX_CLIENTS} clients; the one silent for longest is closed");
                     self.close(id);
                 }
                 None => {
                     let full = ApiError::new(
                         Class::Full,
-                        format!(
-                            "the limit of {MAX_CLIENTS} clients is reached, and a port lives by each; detach one"
-                        ),
+                        format!("the limit of {MAX_CLIENTS} clients is reached, and a port lives by each; detach one"),
                     );
                     // A new socket has room for a line; if not, the end of it says enough.
                     let _ = stream.write_all(&error_line(&full, None));
@@ -325,12 +293,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
         let id = self.next_client;
         self.next_client += 1;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = watch(
-            self.server.poll.registry(),
-            stream.as_fd(),
-            Token(id),
-            interest,
-        ) {
+        if let Err(error) = watch(self.server.poll.registry(), stream.as_fd(), Token(id), interest) {
             log::warn!("control socket: cannot watch a client: {error}");
             return;
         }
@@ -389,19 +352,9 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
         }
         let needed = self.calls.needs_checks();
         if needed != self.checking {
-            let every = if needed {
-                lifetime::CHECK_EVERY
-            } else {
-                Duration::ZERO
-            };
-            let every = Timespec {
-                tv_sec: every.as_secs().cast_signed(),
-                tv_nsec: every.subsec_nanos().into(),
-            };
-            let spec = Itimerspec {
-                it_interval: every,
-                it_value: every,
-            };
+            let every = if needed { lifetime::CHECK_EVERY } else { Duration::ZERO };
+            let every = Timespec { tv_sec: every.as_secs().cast_signed(), tv_nsec: every.subsec_nanos().into() };
+            let spec = Itimerspec { it_interval: every, it_value: every };
             timerfd_settime(&self.server.timer, TimerfdTimerFlags::empty(), &spec)
                 .map_err(|errno| step("set its timer")(errno.into()))?;
             self.checking = needed;
@@ -521,9 +474,7 @@ impl Client {
             received => received?,
         };
         if self.fds.len() + received.fds.len() > MAX_FDS {
-            return Err(io::Error::other(format!(
-                "more than {MAX_FDS} file descriptors that no request has used"
-            )));
+            return Err(io::Error::other(format!("more than {MAX_FDS} file descriptors that no request has used")));
         }
         self.fds.extend(received.fds);
         if received.len == 0 {
@@ -535,10 +486,7 @@ impl Client {
 
     /// The next whole line, without its newline.
     fn take_line(&mut self) -> Option<Vec<u8>> {
-        let Some(at) = self.input[self.scanned..]
-            .iter()
-            .position(|&byte| byte == b'\n')
-        else {
+        let Some(at) = self.input[self.scanned..].iter().position(|&byte| byte == b'\n') else {
             self.scanned = self.input.len();
             return None;
         };
@@ -578,10 +526,8 @@ impl Client {
     }
 
     fn refuse_length(&mut self) {
-        let error = ApiError::new(
-            Class::Syntax,
-            format!("the request is longer than {MAX_REQUEST} bytes; send smaller ones"),
-        );
+        let error =
+            ApiError::new(Class::Syntax, format!("the request is longer than {MAX_REQUEST} bytes; send smaller ones"));
         self.output.push(&error_line(&error, None));
         self.input = Vec::new();
         self.scanned = 0;

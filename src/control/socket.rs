@@ -30,9 +30,7 @@ pub enum SocketError {
         "control socket: the path is {len} bytes long and a Unix socket takes {MAX_PATH}; give a shorter one with --control: {path}"
     )]
     TooLong { len: usize, path: PathBuf },
-    #[error(
-        "control socket {path}: there is no directory {directory}; make it, or give another path with --control"
-    )]
+    #[error("control socket {path}: there is no directory {directory}; make it, or give another path with --control")]
     NoDirectory { path: PathBuf, directory: PathBuf },
     #[error(
         "control socket {path}: another pontoon is listening on it; stop that one, or give another path with --control"
@@ -45,11 +43,7 @@ pub enum SocketError {
     #[error(
         "control socket {path}: cannot {step}: {why}; see who may write there, or give another path with --control"
     )]
-    Other {
-        path: PathBuf,
-        step: &'static str,
-        why: io::Error,
-    },
+    Other { path: PathBuf, step: &'static str, why: io::Error },
 }
 
 /// A listening socket; its name goes with it.
@@ -66,20 +60,10 @@ impl ControlSocket {
     pub fn bind(path: &Path) -> Result<ControlSocket, SocketError> {
         let len = path.as_os_str().len();
         if len > MAX_PATH {
-            return Err(SocketError::TooLong {
-                len,
-                path: path.into(),
-            });
+            return Err(SocketError::TooLong { len, path: path.into() });
         }
-        let other = |step| {
-            move |why: io::Error| SocketError::Other {
-                path: path.into(),
-                step,
-                why,
-            }
-        };
-        let address =
-            SocketAddrUnix::new(path).map_err(|errno| other("use this path")(errno.into()))?;
+        let other = |step| move |why: io::Error| SocketError::Other { path: path.into(), step, why };
+        let address = SocketAddrUnix::new(path).map_err(|errno| other("use this path")(errno.into()))?;
         let _lock = lock_directory(path)?;
         remove_dead(path)?;
 
@@ -90,8 +74,7 @@ impl ControlSocket {
             None,
         )
         .map_err(|errno| other("make a socket")(errno.into()))?;
-        rustix::net::bind(&socket, &address)
-            .map_err(|errno| other("put a socket there")(errno.into()))?;
+        rustix::net::bind(&socket, &address).map_err(|errno| other("put a socket there")(errno.into()))?;
         let made = Self::listen(socket, path);
         if made.is_err() {
             // It is ours: bind made it, under the lock.
@@ -104,11 +87,7 @@ impl ControlSocket {
         rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR)?;
         rustix::net::listen(&socket, BACKLOG)?;
         let meta = std::fs::symlink_metadata(path)?;
-        Ok(ControlSocket {
-            listener: socket.into(),
-            path: path.into(),
-            inode: (meta.dev(), meta.ino()),
-        })
+        Ok(ControlSocket { listener: socket.into(), path: path.into(), inode: (meta.dev(), meta.ino()) })
     }
 
     /// Where it is.
@@ -143,13 +122,9 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode);
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            log::warn!(
-                "control socket {}: cannot remove it: {error}",
-                self.path.display()
-            );
+            log::warn!("control socket {}: cannot remove it: {error}", self.path.display());
         }
     }
 }
@@ -160,24 +135,10 @@ fn lock_directory(path: &Path) -> Result<File, SocketError> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let other = |step| {
-        move |why| SocketError::Other {
-            path: path.into(),
-            step,
-            why,
-        }
-    };
+    let other = |step| move |why| SocketError::Other { path: path.into(), step, why };
     let file = match File::open(directory) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Err(SocketError::NoDirectory {
-                path: path.into(),
-                directory: directory.into(),
-            });
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(SocketError::NoDirectory { path: path.into(), directory: directory.into() });
         }
         file => file.map_err(other("open its directory"))?,
     };
@@ -192,31 +153,20 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
         Ok(meta) if meta.file_type().is_socket() => {}
         Ok(_) => return Err(SocketError::NotASocket { path: path.into() }),
         Err(why) => {
-            return Err(SocketError::Other {
-                path: path.into(),
-                step: "look at what is there",
-                why,
-            });
+            return Err(SocketError::Other { path: path.into(), step: "look at what is there", why });
         }
     }
     match knock(path) {
         Ok(()) => Err(SocketError::Taken { path: path.into() }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            log::info!(
-                "control socket {}: left over from a dead process; replaced",
-                path.display()
-            );
+            log::info!("control socket {}: left over from a dead process; replaced", path.display());
             std::fs::remove_file(path).map_err(|why| SocketError::Other {
                 path: path.into(),
                 step: "remove the one of a dead process",
                 why,
             })
         }
-        Err(why) => Err(SocketError::Other {
-            path: path.into(),
-            step: "see whether somebody listens there",
-            why,
-        }),
+        Err(why) => Err(SocketError::Other { path: path.into(), step: "see whether somebody listens there", why }),
     }
 }
 
@@ -244,10 +194,7 @@ mod tests {
         let dir = directory();
         let path = dir.path().join("p.sock");
         let socket = ControlSocket::bind(&path).expect("bound");
-        let mode = std::fs::metadata(&path)
-            .expect("there")
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
@@ -273,10 +220,7 @@ mod tests {
         assert!(path.exists());
         let alive = ControlSocket::bind(&path).expect("replaced");
         let error = ControlSocket::bind(&path).expect_err("refused").to_string();
-        assert!(
-            error.contains("another pontoon is listening on it"),
-            "{error}"
-        );
+        assert!(error.contains("another pontoon is listening on it"), "{error}");
         UnixStream::connect(&path).expect("still there");
         drop(alive);
     }
@@ -288,21 +232,13 @@ mod tests {
         let missing = dir.path().join("no/p.sock");
         let file = dir.path().join("file");
         std::fs::write(&file, "precious").expect("a file");
-        for (path, says) in [
-            (&long, "a Unix socket takes 107"),
-            (&missing, "there is no directory"),
-            (&file, "not a socket"),
-        ] {
+        for (path, says) in
+            [(&long, "a Unix socket takes 107"), (&missing, "there is no directory"), (&file, "not a socket")]
+        {
             let error = ControlSocket::bind(path).expect_err(says).to_string();
-            assert!(
-                error.contains(says) && error.contains("--control") && !error.contains('\n'),
-                "{error}"
-            );
+            assert!(error.contains(says) && error.contains("--control") && !error.contains('\n'), "{error}");
         }
-        assert_eq!(
-            std::fs::read_to_string(&file).expect("untouched"),
-            "precious"
-        );
+        assert_eq!(std::fs::read_to_string(&file).expect("untouched"), "precious");
     }
 
     #[test]

@@ -14,8 +14,7 @@ use crate::control::client::Client as ApiClient;
 use crate::control::plumber::Plugged;
 use crate::control::protocol::{Call, Nothing};
 use crate::core::command::{
-    Answer, Applied, Command, CommandError, Endpoint, FlowView, Page, PublishedView, Query,
-    StatsView, Traffic,
+    Answer, Applied, Command, CommandError, Endpoint, FlowView, Page, PublishedView, Query, StatsView, Traffic,
 };
 use crate::frame::Caps;
 use crate::io::enter::{self, Target};
@@ -73,11 +72,7 @@ impl Switch for Shared {
         match command {
             Command::Reserve(request) => {
                 if request.network != "default" {
-                    return Err(CommandError::Missing {
-                        what: "network",
-                        name: request.network,
-                    }
-                    .into());
+                    return Err(CommandError::Missing { what: "network", name: request.network }.into());
                 }
                 self.note(format!("reserve {}", request.name));
                 let mut world = self.world();
@@ -134,14 +129,8 @@ impl Switch for Shared {
             Query::Rules => Answer::Rules(Vec::new()),
             Query::Routes => Answer::Routes(Vec::new()),
             Query::Stats => Answer::Stats(StatsView::default()),
-            Query::Fdb { .. } => Answer::Fdb(Page {
-                rows: Vec::new(),
-                next: None,
-            }),
-            Query::Neighbours { .. } => Answer::Neighbours(Page {
-                rows: Vec::new(),
-                next: None,
-            }),
+            Query::Fdb { .. } => Answer::Fdb(Page { rows: Vec::new(), next: None }),
+            Query::Neighbours { .. } => Answer::Neighbours(Page { rows: Vec::new(), next: None }),
             Query::Flows { cursor, max } => {
                 let world = self.world();
                 if world.flows_fail_at.is_some_and(|at| cursor >= at) {
@@ -159,10 +148,7 @@ impl Switch for Shared {
     fn add_port(&self, port: PortId, device: FakePort) -> Result<(), NotAdded<FakePort>> {
         if device.name == "refused" {
             return Err(NotAdded {
-                why: SwitchError::Failed {
-                    what: "epoll_ctl",
-                    why: io::ErrorKind::OutOfMemory.into(),
-                },
+                why: SwitchError::Failed { what: "epoll_ctl", why: io::ErrorKind::OutOfMemory.into() },
                 device: Some(device),
             });
         }
@@ -178,12 +164,7 @@ impl Switch for Shared {
 
     fn remove_port(&self, port: PortId) -> Result<Option<FakePort>, SwitchError> {
         self.note(format!("remove {port}"));
-        let name = self
-            .world()
-            .ports
-            .iter()
-            .find(|one| one.0 == port.0)
-            .and_then(|one| one.2.clone());
+        let name = self.world().ports.iter().find(|one| one.0 == port.0).and_then(|one| one.2.clone());
         Ok(name.map(|name| FakePort { name, _fd: None }))
     }
 
@@ -235,8 +216,7 @@ impl Plumber for FakePlumber {
         }
         let life = match &request.target {
             Target::Path(path) => {
-                let id = netns::identify(path)
-                    .map_err(|error| ApiError::new(Class::Missing, error.to_string()))?;
+                let id = netns::identify(path).map_err(|error| ApiError::new(Class::Missing, error.to_string()))?;
                 Life::of_path(&self.watcher, path, id)
             }
             Target::Pid(pid) => {
@@ -248,15 +228,7 @@ impl Plumber for FakePlumber {
         };
         self.shared.note(format!("make {}", request.name));
         self.shared.world().open_devices += 1;
-        Ok(Plugged {
-            port: FakePort {
-                name: request.name.clone(),
-                _fd: None,
-            },
-            caps: Caps::FULL,
-            mac: None,
-            life,
-        })
+        Ok(Plugged { port: FakePort { name: request.name.clone(), _fd: None }, caps: Caps::FULL, mac: None, life })
     }
 
     fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<FakePort>, ApiError> {
@@ -264,10 +236,7 @@ impl Plumber for FakePlumber {
         self.shared.note(format!("adopt {inode}"));
         self.shared.world().open_devices += 1;
         Ok(Plugged {
-            port: FakePort {
-                name: "brought".into(),
-                _fd: Some(fd),
-            },
+            port: FakePort { name: "brought".into(), _fd: Some(fd) },
             caps: Caps::PLAIN,
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
             life: Life::Held,
@@ -303,20 +272,10 @@ impl Serving {
     fn with(dir: TempDir, server: Server) -> Serving {
         let shared = Shared::default();
         let notifier = server.notifier();
-        let plumber = FakePlumber {
-            shared: shared.clone(),
-            watcher: server.watcher(),
-        };
+        let plumber = FakePlumber { shared: shared.clone(), watcher: server.watcher() };
         let switch = shared.clone();
-        let thread = std::thread::Builder::new()
-            .spawn(move || server.run(switch, plumber))
-            .expect("a thread");
-        Serving {
-            dir,
-            shared,
-            notifier,
-            thread: Some(thread),
-        }
+        let thread = std::thread::Builder::new().spawn(move || server.run(switch, plumber)).expect("a thread");
+        Serving { dir, shared, notifier, thread: Some(thread) }
     }
 
     fn path(&self) -> PathBuf {
@@ -359,8 +318,7 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            let end = ApiClient::connect(&self.path())
-                .and_then(|mut client| client.call(&Call::Shutdown(Nothing {})));
+            let end = ApiClient::connect(&self.path()).and_then(|mut client| client.call(&Call::Shutdown(Nothing {})));
             let ended = thread.join();
             if !std::thread::panicking() {
                 end.expect("it takes the call");
@@ -374,10 +332,7 @@ struct Hand(BufReader<UnixStream>);
 
 impl Hand {
     fn send(&mut self, text: &str) {
-        self.0
-            .get_mut()
-            .write_all(text.as_bytes())
-            .expect("it is read");
+        self.0.get_mut().write_all(text.as_bytes()).expect("it is read");
     }
 
     fn line(&mut self) -> String {
@@ -431,11 +386,7 @@ fn a_line_of_more_than_a_mebibyte_gets_one_error_and_the_end() {
     let _ = client.0.get_mut().write_all(&vec![b'x'; MAX_REQUEST + 1]);
     let answer = client.answer();
     assert_eq!(class(&answer), "Syntax");
-    assert!(
-        answer["error"]["desc"]
-            .as_str()
-            .is_some_and(|desc| desc.contains("1048576"))
-    );
+    assert!(answer["error"]["desc"].as_str().is_some_and(|desc| desc.contains("1048576")));
     assert!(client.is_closed());
     assert_eq!(serving.ask(VERSION)["return"]["name"], "pontoon");
 }
@@ -454,9 +405,7 @@ fn a_request_of_just_the_limit_is_answered() {
 fn many_requests_in_one_write_are_answered_in_order() {
     let serving = Serving::start();
     let mut client = serving.connect();
-    let all: String = (0..500)
-        .map(|n| format!("{{\"execute\":\"version\",\"id\":{n}}}\n"))
-        .collect();
+    let all: String = (0..500).map(|n| format!("{{\"execute\":\"version\",\"id\":{n}}}\n")).collect();
     client.send(&all);
     for n in 0..500 {
         assert_eq!(client.answer()["id"], n);
@@ -521,17 +470,10 @@ fn a_listing_that_breaks_off_says_so() {
     serving.shared.world().flows_fail_at = Some(600);
     let answer = serving.ask(r#"{"execute":"flows"}"#);
     assert_eq!(class(&answer), "Timeout");
-    assert!(
-        answer["return"]
-            .as_array()
-            .is_some_and(|rows| rows.len() == 1024)
-    );
+    assert!(answer["return"].as_array().is_some_and(|rows| rows.len() == 1024));
     serving.shared.world().flows_fail_at = Some(0);
     let answer = serving.ask(r#"{"execute":"flows"}"#);
-    assert_eq!(
-        (class(&answer), &answer["return"]),
-        ("Timeout", &Value::Null)
-    );
+    assert_eq!((class(&answer), &answer["return"]), ("Timeout", &Value::Null));
 }
 
 #[test]
@@ -543,22 +485,10 @@ fn an_attachment_is_made_in_order_and_its_addresses_are_told() {
     let told = &answer["return"];
     assert_eq!(told["ip"], "172.17.0.2/16", "{answer}");
     assert_eq!(told["gateway"], "172.17.0.1");
-    assert_eq!(
-        serving.shared.take_log(),
-        [
-            "reserve c1",
-            "make eth0",
-            "add port 1",
-            "open port 1",
-            "publish 2"
-        ]
-    );
+    assert_eq!(serving.shared.take_log(), ["reserve c1", "make eth0", "add port 1", "open port 1", "publish 2"]);
     let detached = serving.ask(r#"{"execute":"detach","arguments":{"name":"c1"}}"#);
     assert_eq!(detached["return"]["detached"], json!(["eth0"]));
-    assert_eq!(
-        serving.shared.take_log(),
-        ["remove port 1", "detach port 1", "close eth0"]
-    );
+    assert_eq!(serving.shared.take_log(), ["remove port 1", "detach port 1", "close eth0"]);
     let again = serving.ask(r#"{"execute":"detach","arguments":{"name":"c1"}}"#);
     assert_eq!(class(&again), "Missing");
 }
@@ -567,18 +497,9 @@ fn an_attachment_is_made_in_order_and_its_addresses_are_told() {
 fn an_attachment_that_fails_leaves_nothing_and_names_the_step() {
     let serving = Serving::start();
     for (arguments, says) in [
-        (
-            json!({"name":"c","network":"nowhere","pid":1}),
-            "reserve an address: there is no network 'nowhere'",
-        ),
-        (
-            json!({"name":"c","netns":"/proc/self/ns/net","ifname":"broken"}),
-            "cannot make broken: no CAP_NET_ADMIN",
-        ),
-        (
-            json!({"name":"c","netns":"/proc/self/ns/net","ifname":"refused"}),
-            "hand the TAP to the switch: epoll_ctl",
-        ),
+        (json!({"name":"c","network":"nowhere","pid":1}), "reserve an address: there is no network 'nowhere'"),
+        (json!({"name":"c","netns":"/proc/self/ns/net","ifname":"broken"}), "cannot make broken: no CAP_NET_ADMIN"),
+        (json!({"name":"c","netns":"/proc/self/ns/net","ifname":"refused"}), "hand the TAP to the switch: epoll_ctl"),
         (
             json!({"name":"c","netns":"/proc/self/ns/net","publish":["80:80"]}),
             "publish: Bind for 0.0.0.0:80/tcp failed: port is already allocated",
@@ -588,20 +509,13 @@ fn an_attachment_that_fails_leaves_nothing_and_names_the_step() {
         (json!({"name":"c","pid":1,"tap_fd":true}), "exactly one of"),
         (json!({"name":"c","pid":-1}), "above 0"),
         (json!({"name":"c","tap_fd":true}), "SCM_RIGHTS"),
-        (
-            json!({"name":"c","pid":1,"publish":["81:81","81:82"]}),
-            "is there twice",
-        ),
+        (json!({"name":"c","pid":1,"publish":["81:81","81:82"]}), "is there twice"),
     ] {
         let answer = serving.ask(&json!({"execute":"attach","arguments":arguments}).to_string());
         let desc = answer["error"]["desc"].as_str().unwrap_or_default();
         assert!(desc.contains(says), "{answer}");
         let world = serving.shared.world();
-        assert_eq!(
-            (world.ports.len(), world.open_devices),
-            (0, 0),
-            "{arguments}"
-        );
+        assert_eq!((world.ports.len(), world.open_devices), (0, 0), "{arguments}");
     }
 }
 
@@ -610,11 +524,9 @@ fn a_tap_that_is_brought_lives_as_long_as_its_connection() {
     let serving = Serving::start();
     let file = tempfile::tempfile().expect("a file");
     let inode = file.metadata().expect("open").ino();
-    let call = Request::parse(
-        br#"{"execute":"attach","arguments":{"name":"c1","tap_fd":true,"publish":["8080:80"]}}"#,
-    )
-    .call
-    .expect("a call");
+    let call = Request::parse(br#"{"execute":"attach","arguments":{"name":"c1","tap_fd":true,"publish":["8080:80"]}}"#)
+        .call
+        .expect("a call");
     let mut client = ApiClient::connect(&serving.path()).expect("it listens");
     let told = client.call_with(&call, file.as_fd()).expect("attached");
     assert_eq!(told["mac"], "02:00:00:00:00:01", "the device's own");
@@ -631,17 +543,12 @@ fn a_tap_that_is_brought_lives_as_long_as_its_connection() {
 fn a_descriptor_of_a_refused_request_is_not_the_next_ones() {
     let serving = Serving::start();
     let file = tempfile::tempfile().expect("a file");
-    let bad =
-        Request::parse(br#"{"execute":"attach","arguments":{"name":"c1","tap_fd":true,"pid":1}}"#)
-            .call
-            .expect("a call");
-    let good = Request::parse(br#"{"execute":"attach","arguments":{"name":"c1","tap_fd":true}}"#)
+    let bad = Request::parse(br#"{"execute":"attach","arguments":{"name":"c1","tap_fd":true,"pid":1}}"#)
         .call
         .expect("a call");
+    let good = Request::parse(br#"{"execute":"attach","arguments":{"name":"c1","tap_fd":true}}"#).call.expect("a call");
     let mut client = ApiClient::connect(&serving.path()).expect("it listens");
-    client
-        .call_with(&bad, file.as_fd())
-        .expect_err("two places");
+    client.call_with(&bad, file.as_fd()).expect_err("two places");
     client.call(&good).expect_err("the descriptor is closed");
     assert_eq!(serving.shared.world().open_devices, 0);
 }
@@ -691,10 +598,7 @@ fn a_port_whose_path_is_removed_is_detached_and_no_other() {
     let serving = Serving::start();
     let path = serving.dir.path().join("netns");
     File::create(&path).expect("a file");
-    for (name, path) in [
-        ("goes", path.to_str().expect("UTF-8")),
-        ("stays", "/proc/self/ns/net"),
-    ] {
+    for (name, path) in [("goes", path.to_str().expect("UTF-8")), ("stays", "/proc/self/ns/net")] {
         let arguments = json!({"name":name,"netns":path});
         serving.ask(&json!({"execute":"attach","arguments":arguments}).to_string());
     }
@@ -707,10 +611,7 @@ fn a_port_whose_path_is_removed_is_detached_and_no_other() {
 #[test]
 fn a_port_whose_process_ends_is_detached() {
     let serving = Serving::start();
-    let mut process = std::process::Command::new("cat")
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .expect("cat");
+    let mut process = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
     let arguments = json!({"name":"c1","pid":process.id()});
     serving.ask(&json!({"execute":"attach","arguments":arguments}).to_string());
     assert_eq!(serving.shared.world().open_devices, 1);
@@ -734,24 +635,17 @@ fn the_end_takes_every_port_with_it_and_the_name_of_the_socket() {
     serving.shared.take_log();
     let (path, shared) = (serving.path(), serving.shared.clone());
     let mut client = ApiClient::connect(&path).expect("it listens");
-    client
-        .call(&Call::Shutdown(Nothing {}))
-        .expect("it answers");
+    client.call(&Call::Shutdown(Nothing {})).expect("it answers");
     client.wait_for_end().expect("the connection ends with it");
     serving.wait().expect("a clean end");
-    assert_eq!(
-        shared.take_log(),
-        ["remove port 1", "detach port 1", "close eth0", "shutdown"]
-    );
+    assert_eq!(shared.take_log(), ["remove port 1", "detach port 1", "close eth0", "shutdown"]);
     assert!(!path.exists());
 }
 
 #[test]
 fn a_loop_that_stops_ends_the_server_with_its_reason() {
     let serving = Serving::start();
-    serving.notifier.tell(Notice::Stopped {
-        why: "no memory".into(),
-    });
+    serving.notifier.tell(Notice::Stopped { why: "no memory".into() });
     let error = serving.wait().expect_err("not a clean end").to_string();
     assert!(error.contains("no memory"), "{error}");
 }
@@ -761,9 +655,7 @@ fn the_end_of_exit_fd_is_the_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut server = Server::bind(&dir.path().join("p.sock")).expect("bound");
     let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-    server
-        .end_with(ours.into())
-        .expect("a socket can be watched");
+    server.end_with(ours.into()).expect("a socket can be watched");
     let serving = Serving::with(dir, server);
     theirs.write_all(b"still here").expect("open");
     assert_eq!(serving.ask(VERSION)["return"]["name"], "pontoon");
@@ -776,19 +668,14 @@ fn an_exit_fd_that_cannot_be_watched_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut server = Server::bind(&dir.path().join("p.sock")).expect("bound");
     let file = tempfile::tempfile().expect("a file");
-    let error = server
-        .end_with(file.into())
-        .expect_err("no pipe")
-        .to_string();
+    let error = server.end_with(file.into()).expect_err("no pipe").to_string();
     assert!(error.contains("--exit-fd"), "{error}");
 }
 
 #[test]
 fn frames_are_captured_into_a_file_or_a_pipe_and_nothing_else() {
     let serving = Serving::start();
-    let start = |path: &str| {
-        serving.ask(&json!({"execute":"capture-start","arguments":{"path":path}}).to_string())
-    };
+    let start = |path: &str| serving.ask(&json!({"execute":"capture-start","arguments":{"path":path}}).to_string());
     let file = serving.dir.path().join("all.pcapng");
     std::fs::write(&file, "of yesterday").expect("written");
     assert_eq!(start(file.to_str().expect("UTF-8"))["return"], json!({}));
