@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `pontoon`; all of it is in [`pontoon::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pontoon::cli::run(std::env::args_os())
+}
