@@ -481,7 +481,7 @@ fn icmpv6(src: [u8; 16], kind: u8, target: [u8; 16]) -> Vec<u8> {
 fn ipv6_neighbours_and_routers_pass_and_leave_the_gateway_cold() {
     let mut link_local = [0; 16];
     (link_local[0], link_local[1], link_local[15]) = (0xfe, 0x80, 2);
-    for guard in [Guard::Default] {
+    for guard in [Guard::Default, Guard::Strict] {
         let mut net = Net::bare(Config::default());
         net.add_network(NetworkConfig { guard, ..network("default", "172.17.0.0/16") });
         let (a, b) = (net.attach(), net.attach());
