@@ -8,3 +8,5 @@ mod bridging;
 mod net;
 #[path = "sim/packet.rs"]
 mod packet;
+#[path = "sim/routing.rs"]
+mod routing;
