@@ -433,6 +433,9 @@ impl Datapath {
         go: impl FnOnce(&mut Datapath, &mut Frame<'_>),
     ) {
         let mut buf = std::mem::take(&mut self.scratch);
+        if buf.is_empty() {
+            buf = vec![0; BUFFER_LEN]; // `go` of another call originates too: an error that must ask ARP for its way
+        }
         buf[HEADROOM - vnet::LEN..HEADROOM].fill(0);
         let len = fill(&mut buf[HEADROOM..]);
         let parsed = Frame::parse(&mut buf, HEADROOM, HEADROOM + len, link);

@@ -174,6 +174,20 @@ fn neighbour_of_a_minute_ago_is_asked_again_by_unicast() {
     assert!(net.received(a.port).iter().all(|o| !o.is_arp()));
 }
 
+// R04
+#[test]
+fn unknown_host_that_routes_to_a_dead_one_is_asked_for_before_it_is_told() {
+    // The error about the dead one must itself wait for the sender's address.
+    let (mut net, a) = one();
+    net.route(&a, &udp("172.17.0.60:1", "172.17.0.99:2"));
+    net.secs(4);
+    let gateway = net.gateway_mac();
+    let asked: Vec<_> = net.received(a.port).iter().filter(|o| o.is_arp()).map(|o| o.arp().2).collect();
+    assert!(asked.is_empty() || asked.contains(&"172.17.0.60".to_owned()), "{asked:?}");
+    net.send(&a, &frame(gateway, a.mac, 0x0806, &arp(2, (a.mac, "172.17.0.60"), (gateway, "172.17.0.1"))));
+    assert!(net.got(&a).iter().any(|p| p.icmp() == (3, 1)));
+}
+
 // R05, S23
 #[test]
 fn closed_ports_of_the_gateway_are_refused() {
