@@ -301,6 +301,18 @@ fn gateway_answers_echo_of_any_size_and_as_often_as_asked() {
     assert!(net.got(&a).is_empty());
 }
 
+// R08
+#[test]
+fn echo_replies_are_never_answered() {
+    // Whatever their identifier: 0x0800 to 0x08ff look like the type of a request in a tuple.
+    let (mut net, a) = one();
+    for id in [0, 0x0800, 0x0812, 0x08ff, 0x1234] {
+        net.route(&a, &pong("172.17.0.2", "172.17.0.1", id));
+        net.arrive(&pong("203.0.113.5", UP, id));
+        assert!(net.got(&a).is_empty() && net.left().is_empty(), "{id:04x}");
+    }
+}
+
 // R09
 #[test]
 fn broken_headers_are_dropped_each_by_its_reason() {
