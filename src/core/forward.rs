@@ -138,12 +138,17 @@ impl Datapath {
         if dst.is_multicast() || dst == Addr::V4_BROADCAST {
             return Err(DropReason::Broadcast);
         }
-        if let Some(Target::Network(id)) = self.routes.lookup(dst)
-            && self.network(id).subnet().and_then(|s| s.broadcast()) == Some(dst)
-        {
+        let is_broadcast = |route, addr| match route {
+            Some(Target::Network(id)) => self.network(id).subnet().and_then(|s| s.broadcast()) == Some(addr),
+            Some(Target::Uplink) | None => false,
+        };
+        if is_broadcast(self.routes.lookup(dst), dst) {
             return Err(DropReason::Broadcast);
         }
         let back = self.routes.lookup(src);
+        if is_broadcast(back, src) {
+            return Err(DropReason::Martian);
+        }
         let belongs = match ingress {
             Ingress::Endpoint(_, id) => back == Some(Target::Network(id)),
             Ingress::Uplink(_) => !matches!(back, Some(Target::Network(_))) && !self.is_uplink_address(src),

@@ -382,6 +382,16 @@ fn martians_are_dropped_in_silence() {
     }
 }
 
+// R10, R12
+#[test]
+fn broadcast_address_of_the_subnet_is_no_source() {
+    let (mut net, a) = one();
+    net.route(&a, &udp("172.17.255.255:1", "198.51.100.5:2"));
+    net.route(&a, &udp("172.17.255.255:1", "172.17.0.1:2"));
+    assert!(net.left().is_empty() && net.received(a.port).is_empty());
+    assert_eq!(net.dropped(a.port, "martian"), 2);
+}
+
 // R11, R27
 #[test]
 fn foreign_sources_are_not_routed() {
