@@ -227,11 +227,17 @@ impl Datapath {
             if bridge::is_reserved_group(dst) {
                 return Err(DropReason::ReservedGroup);
             }
-            self.flood(port, network, frame, now, world)?;
-            if frame.layout().kind == L3::Arp && !frame.layout().tagged {
+            let flooded = self.flood(port, network, frame, now, world);
+            // The gateway hears what other ports may not; but a storm ends before it.
+            let heard = flooded != Err(DropReason::FloodRate)
+                && frame.layout().kind == L3::Arp
+                && !frame.layout().tagged
+                && self.network(network).gateway().is_some();
+            if heard {
                 self.arp_input(port, network, frame, now, world);
+                return Ok(());
             }
-            return Ok(());
+            return flooded;
         }
         match net.fdb.lookup(dst, now) {
             Some(to) if to == port => Err(DropReason::SamePort),

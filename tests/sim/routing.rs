@@ -685,6 +685,22 @@ fn full_subnet_says_so() {
     assert!(refused.to_string().contains("addresses of the subnet"), "{refused}");
 }
 
+// B19
+#[test]
+fn isolated_container_among_isolated_ones_still_finds_its_gateway() {
+    let mut net = Net::new();
+    let hosts: Vec<Host> = (0..2)
+        .map(|_| {
+            let request = EndpointRequest { isolated: true, ..net.request("default") };
+            net.attach_as(request, Caps::FULL)
+        })
+        .collect();
+    net.quiet();
+    net.send(&hosts[0], &who_has(&hosts[0], "172.17.0.2", "172.17.0.1"));
+    assert_eq!(net.received(hosts[0].port)[0].arp().0, 2);
+    assert!(net.received(hosts[1].port).is_empty());
+}
+
 // I10, I11
 #[test]
 fn each_icmp_type_is_translated_or_dropped_and_counted() {
