@@ -611,6 +611,23 @@ fn new_uplink_address_ends_the_mappings_of_the_old_one() {
     assert!(net.got(&a).is_empty());
 }
 
+// R29
+#[test]
+fn uplink_that_comes_back_with_another_address_has_no_old_mappings() {
+    let (mut net, a) = one();
+    net.route(&a, &udp("172.17.0.2:4000", "198.51.100.5:53"));
+    let old = net.uplink.unwrap();
+    net.left_one();
+    net.apply(Command::Detach { port: old });
+    assert!(net.flows().is_empty());
+    let config = pontoon::core::command::UplinkConfig { address: addr("192.0.2.200"), mtu: 1500, mss_clamp: false };
+    let pontoon::core::command::Applied::Uplink(port) = net.apply(Command::SetUplink(config)) else { panic!() };
+    net.apply(Command::Open { port, caps: Caps::FULL });
+    net.route(&a, &udp("172.17.0.2:4000", "198.51.100.5:53"));
+    let out = net.received(port);
+    assert_eq!(out[0].bytes[12..16], [192, 0, 2, 200]);
+}
+
 // S05
 #[test]
 fn one_echo_is_captured_at_six_points_in_order() {
