@@ -370,7 +370,12 @@ impl Datapath {
         now: Instant,
         world: &mut dyn World,
     ) -> Result<(), DropReason> {
+        if self.no_forward {
+            self.rules.policy_drop += 1;
+            return Err(DropReason::ForwardingOff);
+        }
         if !self.network(network).config.icc {
+            self.rules.policy_drop += 1;
             return Err(DropReason::IccOff);
         }
         self.rules.icc += 1;

@@ -667,6 +667,25 @@ fn egress_asks_arp_then_forwards_then_translates() {
     assert_eq!((out.ttl, out.from(), out.to()), (63, "192.0.2.112:40000".to_owned(), "198.51.100.5:80".to_owned()));
 }
 
+// S37
+#[test]
+fn without_forwarding_the_gateway_is_just_a_neighbour() {
+    let mut net = Net::bare(Config { no_forward: true, ..Config::default() });
+    net.add_network(network("default", "172.17.0.0/16"));
+    net.connect(1500, false);
+    let (a, b) = (net.attach(), net.attach());
+    net.publish("c2", pontoon::core::command::Transport::Tcp, 80, 80);
+    net.route(&a, &udp("172.17.0.2:1", "198.51.100.5:2"));
+    net.arrive(&tcp("203.0.113.5:1", "192.0.2.112:80", SYN));
+    net.route(&a, &ping("172.17.0.2", "172.17.0.3", 1));
+    assert!(net.left().is_empty() && net.got(&a).is_empty() && net.got(&b).is_empty());
+    assert_eq!(net.dropped(a.port, "forwarding-off"), 2);
+    net.route(&a, &ping("172.17.0.2", "172.17.0.1", 1));
+    assert_eq!(net.got_one(&a).icmp(), (0, 0));
+    net.send_to(&a, b.mac, &ping("172.17.0.2", "172.17.0.3", 1));
+    net.got_one(&b);
+}
+
 // S66, D29
 #[test]
 fn any_subnet_from_8_to_30_bits_works() {
