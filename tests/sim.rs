@@ -4,6 +4,8 @@
 
 #[path = "sim/bridging.rs"]
 mod bridging;
+#[path = "sim/nat.rs"]
+mod nat;
 #[path = "sim/net.rs"]
 mod net;
 #[path = "sim/packet.rs"]
