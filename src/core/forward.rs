@@ -261,6 +261,9 @@ impl Datapath {
                     let to = flow.tuple(direction.opposite()).inverse();
                     self.rules.established += 1;
                     let egress = self.routes.lookup(to.dst).ok_or(DropReason::NoRoute)?;
+                    if let (Ingress::Uplink(_), Target::Uplink) = (ingress, egress) {
+                        return Err(DropReason::NoRoute); // its network is gone
+                    }
                     self.passable(ingress, frame, egress, now, world)?;
                     return self.emit(ingress, frame, &tuple, &to, egress, now, world);
                 }
@@ -329,6 +332,7 @@ impl Datapath {
         let refused = match (ingress, egress) {
             (_, _) if self.no_forward => Some(DropReason::ForwardingOff),
             (Ingress::Endpoint(_, from), _) if self.network(from).config.internal => Some(DropReason::Internal),
+            (_, Target::Network(to)) if self.network(to).config.internal => Some(DropReason::Internal),
             (Ingress::Endpoint(..), Target::Uplink) => None,
             (Ingress::Endpoint(..) | Ingress::Uplink(_), Target::Network(_)) if published => None,
             (Ingress::Endpoint(..), Target::Network(_)) => Some(DropReason::NetworkIsolation),

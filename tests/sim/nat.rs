@@ -377,6 +377,22 @@ fn internal_network_reaches_its_gateway_and_nothing_beyond() {
     assert!(matches!(refused, Err(CommandError::Busy { .. })));
 }
 
+// D10
+#[test]
+fn no_static_rule_leads_into_an_internal_network() {
+    let (mut net, a, _) = pair();
+    net.add_network(NetworkConfig { internal: true, ..network("inner", "172.18.0.0/16") });
+    let inner = net.attach_to("inner");
+    net.quiet();
+    let (dst, to) = (addr(UP), inner.ip.unwrap());
+    net.apply(Command::AddRule(StaticRule::Dnat { proto: Transport::Tcp, dst, port: 80, to, to_port: 80 }));
+    net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:80", SYN));
+    net.route(&a, &tcp("172.17.0.2:4000", "192.0.2.112:80", SYN));
+    assert!(net.got(&inner).is_empty());
+    let uplink = net.uplink.unwrap();
+    assert_eq!((net.dropped(uplink, "internal"), net.dropped(a.port, "internal")), (1, 1));
+}
+
 // D24
 #[test]
 fn networks_do_not_reach_each_other_but_by_published_ports() {
