@@ -350,9 +350,8 @@ impl Datapath {
     fn source_and_owner(&self, ingress: Ingress, egress: Target, src: Addr, dst: Addr) -> (Addr, PortId) {
         match (ingress, egress) {
             (Ingress::Endpoint(port, from), Target::Uplink) => {
-                let masquerade = self.network(from).config.masquerade;
-                let uplink = self.uplink.map_or(src, |u| u.address);
-                (if masquerade { self.nat.source(src, dst, uplink).unwrap_or(src) } else { src }, port)
+                let masquerade = self.uplink.filter(|_| self.network(from).config.masquerade).map(|u| u.address);
+                (self.nat.source(src, dst, masquerade).unwrap_or(src), port)
             }
             // Hairpin: without it, two containers on one segment would answer each other directly (S39, S40).
             (Ingress::Endpoint(port, _), Target::Network(to)) => (self.network(to).gateway().unwrap_or(src), port),

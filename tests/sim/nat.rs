@@ -292,6 +292,18 @@ fn static_rules_translate_to_fixed_addresses() {
     assert_eq!(net.left_one().src.to_string(), "192.0.2.113", "it counts as one of ours");
 }
 
+// S41
+#[test]
+fn fixed_source_holds_where_nothing_is_masqueraded() {
+    let mut net = Net::bare(Config::default());
+    net.add_network(NetworkConfig { masquerade: false, ..network("default", "172.17.0.0/16") });
+    net.connect(1500, false);
+    let a = net.attach();
+    net.apply(Command::AddRule(StaticRule::Snat { source: "172.17.0.0/16".parse().unwrap(), to: addr("192.0.2.113") }));
+    net.route(&a, &udp("172.17.0.2:4000", "198.51.100.5:53"));
+    assert_eq!(net.left_one().from(), "192.0.2.113:4000");
+}
+
 // C6, S48
 #[test]
 fn exempt_destinations_see_the_container_and_others_do_not() {

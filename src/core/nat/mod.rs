@@ -186,8 +186,9 @@ impl Nat {
         })
     }
 
-    /// What a source that leaves for `dst` becomes: `None`: it stays; else a fixed address or `masquerade`.
-    pub fn source(&self, src: Addr, dst: Addr, masquerade: Addr) -> Option<Addr> {
+    /// What a source that leaves for `dst` becomes: `None`: it stays; else a fixed address, or `masquerade` where that is
+    /// wanted at all.
+    pub fn source(&self, src: Addr, dst: Addr, masquerade: Option<Addr>) -> Option<Addr> {
         for rule in &self.rules {
             match *rule {
                 StaticRule::NoNat { dst: prefix } if prefix.contains(dst) => return None,
@@ -195,7 +196,7 @@ impl Nat {
                 StaticRule::NoNat { .. } | StaticRule::Snat { .. } | StaticRule::Dnat { .. } => {}
             }
         }
-        Some(masquerade)
+        masquerade
     }
 
     /// Is `dst` exempt from translation?
