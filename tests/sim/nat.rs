@@ -219,6 +219,19 @@ fn publishing_is_all_or_nothing() {
     assert!(net.got(&a).is_empty() && net.got(&b).is_empty());
 }
 
+// D14, X19
+#[test]
+fn large_ranges_are_published_and_withdrawn_at_once() {
+    let (mut net, _, b) = pair();
+    let ports: Vec<_> = (10_000..60_000).map(|p| publication(Transport::Udp, p, p)).collect();
+    net.apply(Command::Publish { name: "c2".into(), ifname: None, ports: ports.clone() });
+    net.arrive(&udp("203.0.113.5:4000", "192.0.2.112:59999"));
+    assert_eq!(net.got_one(&b).to(), "172.17.0.3:59999");
+    assert_eq!(net.apply(Command::Unpublish { name: "c2".into(), ports }), Applied::Flushed(1));
+    net.arrive(&udp("203.0.113.5:4000", "192.0.2.112:59999"));
+    assert!(net.got(&b).is_empty());
+}
+
 // X19
 #[test]
 fn withdrawn_port_takes_its_flows_with_it_and_no_others() {
