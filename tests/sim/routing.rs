@@ -285,7 +285,7 @@ fn nothing_is_said_about_what_must_not_be_answered() {
 fn errors_are_six_at_once_and_one_a_second_for_each_peer() {
     let (mut net, a) = one();
     let b = net.attach();
-    let mut told = |net: &mut Net, from: &Host, src: &str| {
+    let told = |net: &mut Net, from: &Host, src: &str| {
         (0..100).for_each(|_| net.route(from, &udp(&format!("{src}:1"), "198.51.100.5:2").ttl(1)));
         net.got(from).len()
     };
