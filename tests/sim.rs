@@ -12,6 +12,8 @@ mod net;
 mod offload;
 #[path = "sim/packet.rs"]
 mod packet;
+#[path = "sim/random.rs"]
+mod random;
 #[path = "sim/routing.rs"]
 mod routing;
 #[path = "sim/tracking.rs"]
