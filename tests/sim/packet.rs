@@ -181,7 +181,7 @@ pub fn tcp_with(src: &str, dst: &str, flags: u8, seq: u32, ack: u32, options: &[
     body.extend_from_slice(&dst.port().to_be_bytes());
     body.extend_from_slice(&seq.to_be_bytes());
     body.extend_from_slice(&ack.to_be_bytes());
-    body.extend_from_slice(&[((20 + options.len()) / 4 << 4) as u8, flags, 0x72, 0x10, 0, 0, 0, 0]);
+    body.extend_from_slice(&[(((20 + options.len()) / 4) << 4) as u8, flags, 0x72, 0x10, 0, 0, 0, 0]);
     body.extend_from_slice(options);
     body.extend_from_slice(data);
     Packet::new(*src.ip(), *dst.ip(), TCP, body).resum()

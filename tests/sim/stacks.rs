@@ -237,7 +237,7 @@ fn check(out: &Out) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n / 251 ^ n) as u8).collect()
+    (0..len).map(|n| ((n / 251) ^ n) as u8).collect()
 }
 
 // S08, S65, R08, R30
