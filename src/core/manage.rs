@@ -320,7 +320,10 @@ impl Datapath {
                 net.fdb.flush_port(port);
                 net.neighbours.flush_port(port);
             }
-            Role::Uplink => self.uplink = None,
+            Role::Uplink => {
+                self.uplink = None;
+                flushed += self.remove_all_flows(); // the next uplink may have another address (R29)
+            }
         }
         Ok(Applied::Flushed(flushed))
     }
@@ -380,7 +383,7 @@ impl Datapath {
         let mut flushed = 0;
         if let Some(old) = self.uplink {
             if old.address != config.address {
-                flushed = self.flush_flows(None).map_or(0, |a| if let Applied::Flushed(n) = a { n } else { 0 }); // R29
+                flushed = self.remove_all_flows(); // R29
             }
         } else {
             self.routes.insert(Cidr::new(Addr::V4_UNSPECIFIED, 0).expect("zero bits fit"), Target::Uplink);
@@ -427,16 +430,18 @@ impl Datapath {
     }
 
     fn flush_flows(&mut self, name: Option<&str>) -> Result<Applied, CommandError> {
-        let owners: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, p)| name.is_none_or(|n| p.attachment().is_some_and(|a| a.name == n)))
-            .map(|(id, _)| OwnerId(id.0))
-            .collect();
-        if let (true, Some(name)) = (owners.is_empty(), name) {
+        let Some(name) = name else { return Ok(Applied::Flushed(self.remove_all_flows())) };
+        let of_name = |p: &Port| p.attachment().is_some_and(|a| a.name == name);
+        let owners: Vec<_> = self.ports.iter().filter(|(_, p)| of_name(p)).map(|(id, _)| OwnerId(id.0)).collect();
+        if owners.is_empty() {
             return Err(missing("endpoint", name));
         }
         Ok(Applied::Flushed(owners.into_iter().map(|owner| self.flows.remove_owner(owner)).sum()))
+    }
+
+    fn remove_all_flows(&mut self) -> usize {
+        let owners: Vec<_> = self.ports.iter().map(|(id, _)| OwnerId(id.0)).collect();
+        owners.into_iter().map(|owner| self.flows.remove_owner(owner)).sum()
     }
 
     /// Looks.
