@@ -141,10 +141,9 @@ impl Nat {
     /// Withdraws all of `ports` of the container, or none; what they were.
     pub fn unpublish(&mut self, name: &str, ports: &[Publication]) -> Result<Vec<Published>, CommandError> {
         for wanted in ports {
-            let there = self
-                .published
-                .get(&(wanted.proto, wanted.host_port))
-                .is_some_and(|entries| entries.iter().any(|p| p.name == name && binding(&p.publication) == binding(wanted)));
+            let there = self.published.get(&(wanted.proto, wanted.host_port)).is_some_and(|entries| {
+                entries.iter().any(|p| p.name == name && binding(&p.publication) == binding(wanted))
+            });
             if !there {
                 return Err(CommandError::Missing {
                     what: "published port",
