@@ -5,9 +5,8 @@
 //! bridge learns, so a container may bridge, route, use VLANs, link-local addresses, and probe from 0.0.0.0. `strict`
 //! allows only its own addresses, `off` allows all.
 
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use siphasher::sip::SipHasher13;
-use std::hash::BuildHasherDefault;
 
 use super::super::command::Guard;
 use super::super::counters::DropReason;
@@ -27,11 +26,11 @@ pub enum Owner {
 }
 
 /// Addresses that somebody owns, per network. The keys are ours (reserved by command), never learned from traffic, so
-/// an unkeyed hash is enough.
+/// a fast hash without a secret is enough.
 #[derive(Default)]
 pub struct Owners {
-    macs: HashMap<Mac, Owner, BuildHasherDefault<SipHasher13>>,
-    addrs: HashMap<Addr, Owner, BuildHasherDefault<SipHasher13>>,
+    macs: HashMap<Mac, Owner, FixedState>,
+    addrs: HashMap<Addr, Owner, FixedState>,
 }
 
 impl Owners {
