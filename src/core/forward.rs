@@ -21,7 +21,7 @@ use super::datapath::Datapath;
 use super::frag;
 use super::icmp::Complaint;
 use super::nat::rewrite::{self, Quote};
-use super::neigh::{Hold, Resolution};
+use super::neigh::{Held, Hold, Resolution};
 use super::network::NetworkId;
 use super::options;
 use super::port::PortId;
@@ -512,7 +512,7 @@ impl Datapath {
             Resolution::Unknown => {
                 frame.strip_link();
                 let packet = frame.out().with_vnet();
-                return match self.network_mut(network).neighbours.hold(next_hop, packet, now) {
+                return match self.network_mut(network).neighbours.hold(next_hop, from, packet, now) {
                     Hold::Ask => {
                         self.ask(network, next_hop, None, now, world);
                         Ok(())
@@ -531,12 +531,11 @@ impl Datapath {
         &mut self,
         network: NetworkId,
         next_hop: Addr,
-        from: PortId,
-        held: Vec<Box<[u8]>>,
+        held: Vec<Held>,
         now: Instant,
         world: &mut dyn World,
     ) {
-        for packet in held {
+        for Held { from, packet } in held {
             with_held(&packet, |frame| {
                 if let Err(why) = self.deliver(from, network, next_hop, frame, now, world) {
                     self.count_drop(from, why);
@@ -549,26 +548,13 @@ impl Datapath {
     pub(super) fn neighbour_failed(
         &mut self,
         network: NetworkId,
-        held: Vec<Box<[u8]>>,
+        held: Vec<Held>,
         now: Instant,
         world: &mut dyn World,
     ) {
-        for packet in held {
-            with_held(&packet, |frame| {
-                let Some((src, _)) = frame.addrs() else { return };
-                let charged = match self.routes.lookup(src) {
-                    Some(Target::Network(id)) => match self.network(id).owners.addr(src) {
-                        Some(Owner::Port(port)) => Some(port),
-                        _ => None,
-                    },
-                    Some(Target::Uplink) => self.uplink.map(|u| u.port),
-                    None => None,
-                };
-                if let Some(port) = charged {
-                    self.count_drop(port, DropReason::NeighbourFailed);
-                }
-                self.complain_translated(network, frame, now, world);
-            });
+        for Held { from, packet } in held {
+            self.count_drop(from, DropReason::NeighbourFailed);
+            with_held(&packet, |frame| self.complain_translated(network, frame, now, world));
         }
     }
 

@@ -54,7 +54,7 @@ impl Datapath {
         let asks_us = operation == ArpOperation::Request && target == gateway;
         if on_link && sender.1.is_station() {
             let held = self.network_mut(network).neighbours.heard(sender.0, sender.1, port, asks_us, now);
-            self.release_held(network, sender.0, port, held, now, world);
+            self.release_held(network, sender.0, held, now, world);
         }
         if asks_us {
             let gateway_mac = self.network(network).gateway_mac;

@@ -7,9 +7,10 @@ use super::command::{
     Traffic, UplinkConfig,
 };
 use super::conntrack::{Direction, OwnerId};
-use super::counters::Counters;
+use super::counters::{Counters, DropReason};
 use super::datapath::{ANNOUNCEMENTS, Datapath, Uplink};
 use super::nat::MAX_RULES;
+use super::neigh::Held;
 use super::network::{Attachment, Network, NetworkId, Port, PortState, Role};
 use super::port::PortId;
 use super::route::Target;
@@ -167,7 +168,10 @@ impl Datapath {
             self.routes.remove(subnet);
         }
         self.network_names.remove(name);
-        self.networks[usize::from(id.0)] = None;
+        let gone = self.networks[usize::from(id.0)].take();
+        for Held { from, .. } in gone.into_iter().flat_map(|n| n.neighbours.into_held()) {
+            self.count_drop(from, DropReason::NeighbourFailed);
+        }
         Ok(Applied::Done)
     }
 
@@ -286,7 +290,7 @@ impl Datapath {
         net.fdb.add_permanent(attachment.mac, port, now);
         if let Some(ip) = attachment.ip {
             let held = net.neighbours.add_permanent(ip, attachment.mac, port, now);
-            self.release_held(attachment.network, ip, port, held, now, world);
+            self.release_held(attachment.network, ip, held, now, world);
             if let Some(entry) = self.ports.get_mut(port) {
                 entry.announce = (ANNOUNCEMENTS, now);
             }

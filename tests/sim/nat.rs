@@ -508,7 +508,7 @@ fn udp_mapping_lives_30_s_and_120_s_once_it_is_a_conversation() {
     let (mut net, a, _) = pair();
     let out = udp("172.17.0.2:4000", "198.51.100.5:53");
     let back = udp("198.51.100.5:53", "192.0.2.112:4000");
-    let mut passes = |net: &mut Net| {
+    let passes = |net: &mut Net| {
         net.arrive(&back);
         let passed = net.got(&a).len() == 1;
         net.left();

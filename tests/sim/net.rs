@@ -212,6 +212,11 @@ impl Net {
         self.world.out.clear();
     }
 
+    /// Forgets all that was sent.
+    pub fn quiet_now(&mut self) {
+        self.world.out.clear();
+    }
+
     pub fn gateway_mac_of(&mut self, network: &str) -> Mac {
         let Answer::Networks(all) = self.query(Query::Networks) else { unreachable!() };
         all.iter().find(|n| n.name == network).expect("a network of that name").gateway_mac

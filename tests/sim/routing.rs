@@ -144,6 +144,37 @@ fn packet_waits_for_its_neighbour_and_goes_when_it_answers() {
     assert_eq!((got.icmp(), got.ttl, got.src.to_string()), ((8, 0), 63, "172.17.0.2".to_owned()));
 }
 
+// R04, R30
+#[test]
+fn packet_that_waits_is_charged_to_whom_it_came_from() {
+    let (mut net, a) = one();
+    let b = net.attach();
+    net.publish("c1", pontoon::core::command::Transport::Udp, 53, 53);
+    let rule = pontoon::core::command::StaticRule::Dnat {
+        proto: pontoon::core::command::Transport::Udp,
+        dst: addr(UP),
+        port: 54,
+        to: addr("172.17.0.50"),
+        to_port: 54,
+    };
+    net.apply(Command::AddRule(rule));
+    // By hairpin its source is the gateway's when it waits.
+    net.route(&a, &udp("172.17.0.2:4000", "192.0.2.112:54"));
+    net.arrive(&udp("203.0.113.5:4000", "192.0.2.112:54"));
+    net.secs(4);
+    let uplink = net.uplink.unwrap();
+    for (port, want) in [(a.port, 1), (uplink, 1), (b.port, 0)] {
+        assert_eq!(net.dropped(port, "neighbour-failed"), want, "{port}");
+    }
+    assert_eq!((net.got_one(&a).icmp(), net.left_one().icmp()), ((3, 1), (3, 1)));
+    // And when the device of the one that answers refuses it, it is still its sender's loss.
+    net.route(&a, &udp("172.17.0.2:4000", "192.0.2.112:54"));
+    let gateway = net.gateway_mac();
+    net.world.answers.insert(b.port, pontoon::core::world::Sent::Failed);
+    net.send(&b, &frame(gateway, b.mac, 0x0806, &arp(2, (b.mac, "172.17.0.50"), (gateway, "172.17.0.1"))));
+    assert_eq!((net.dropped(a.port, "write-failed") >= 1, net.dropped(b.port, "write-failed")), (true, 0));
+}
+
 // R30, S65
 #[test]
 fn gateway_answers_only_for_its_own_address() {
@@ -254,7 +285,7 @@ fn nothing_is_said_about_what_must_not_be_answered() {
 fn errors_are_six_at_once_and_one_a_second_for_each_peer() {
     let (mut net, a) = one();
     let b = net.attach();
-    let mut told = |net: &mut Net, from: &Host, src: &str| {
+    let told = |net: &mut Net, from: &Host, src: &str| {
         (0..100).for_each(|_| net.route(from, &udp(&format!("{src}:1"), "198.51.100.5:2").ttl(1)));
         net.got(from).len()
     };
