@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pcap_file::DataLink;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 use crate::OwnRow;
@@ -71,20 +73,20 @@ pub const ROWS: &[OwnRow] = &[
 
 /// The records of a capture that are IPv4: the point they were taken at, and the packet. The file may still be growing.
 fn records(file: &Path) -> Vec<String> {
-    let mut reader =
-        PcapNgReader::new(BufReader::new(File::open(file).expect("there from the start"))).expect("pcapng");
+    let file = File::open(file).expect("there from the start");
+    let Ok(mut reader) = PcapNgReader::new(BufReader::new(file)) else { return vec![] };
     let mut records = Vec::new();
     while let Some(Ok(block)) = reader.next_block() {
         let Block::EnhancedPacket(record) = block else { continue };
         let record = record.into_owned();
         let interface = &reader.interfaces()[record.interface_id as usize];
         let name = interface.options.iter().find_map(|option| match option {
-            pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption::IfName(name) => Some(name),
+            InterfaceDescriptionOption::IfName(name) => Some(name),
             _ => None,
         });
         let packet = match interface.linktype {
-            pcap_file::DataLink::ETHERNET if record.data[12..14] == [8, 0] => &record.data[14..],
-            pcap_file::DataLink::ETHERNET => continue,
+            DataLink::ETHERNET if record.data[12..14] == [8, 0] => &record.data[14..],
+            DataLink::ETHERNET => continue,
             _ => &record.data,
         };
         records.push(format!("{}: {}", name.expect("every point has one"), describe_ip(packet, false)));
