@@ -86,18 +86,21 @@ pub fn error(out: &mut [u8], src: Addr, dst: Addr, complaint: Complaint, origina
     let sum = !checksum::sum(&body[..icmp::LEN + quoted]);
     put16(body, icmp::CHECKSUM, sum);
     let total = ipv4::MIN_LEN + icmp::LEN + quoted;
-    // Precedence 6, internetwork control (RFC 1812 4.3.2.5).
-    header(out, src, dst, proto::ICMP, 0xc0, id, total);
+    // Precedence 6, internetwork control, and the original's type of service (RFC 1812 4.3.2.5; Linux RT_TOS, which
+    // leaves out what is now the lower bit of ECN).
+    let tos = original[ipv4::TOS] & 0x1e | 0xc0;
+    header(out, src, dst, proto::ICMP, tos, Some(id), total);
     total
 }
 
-/// Writes an IPv4 header without options for a packet of `total` bytes.
-pub fn header(out: &mut [u8], src: Addr, dst: Addr, proto: u8, tos: u8, id: u16, total: usize) {
+/// Writes an IPv4 header without options for a packet of `total` bytes. Without `id` it is never to be fragmented, and
+/// needs none (RFC 6864 4.1).
+pub fn header(out: &mut [u8], src: Addr, dst: Addr, proto: u8, tos: u8, id: Option<u16>, total: usize) {
     out[ipv4::VERSION_IHL] = 0x45;
     out[ipv4::TOS] = tos;
     put16(out, ipv4::TOTAL_LEN, total as u16); // callers build packets of at most 576 bytes
-    put16(out, ipv4::ID, id);
-    put16(out, ipv4::FRAGMENT, 0);
+    put16(out, ipv4::ID, id.unwrap_or(0));
+    put16(out, ipv4::FRAGMENT, if id.is_some() { 0 } else { ipv4::DF });
     out[ipv4::TTL] = TTL;
     out[ipv4::PROTO] = proto;
     put16(out, ipv4::CHECKSUM, 0);
@@ -179,5 +182,16 @@ mod tests {
         assert_eq!(checksum::sum(&out[..20]), 0xffff);
         assert_eq!(checksum::sum(&out[20..len]), 0xffff);
         assert_eq!(out[20..28], [3, 4, out[22], out[23], 0, 0, 0x05, 0x78]);
+    }
+
+    #[test]
+    fn error_has_the_precedence_of_control_and_the_service_of_its_original() {
+        for (original, expected) in [(0, 0xc0), (0xb8, 0xd8), (0xff, 0xde), (0x03, 0xc2)] {
+            let mut packet = [0x45; 28];
+            packet[ipv4::TOS] = original;
+            let mut out = [0xaa; 576];
+            error(&mut out, Addr::v4([172, 17, 0, 1]), Addr::v4([172, 17, 0, 2]), Complaint::TtlExceeded, &packet, 7);
+            assert_eq!(out[ipv4::TOS], expected);
+        }
     }
 }

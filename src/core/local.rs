@@ -201,12 +201,12 @@ impl Datapath {
             (0, get32(l4, 4).wrapping_add(length), tcp::RST | tcp::ACK)
         };
         let station = matches!(ingress, Ingress::Endpoint(..)).then(|| frame.eth_src());
-        let id = self.random.next_u64() as u16; // any will do
+        let tos = frame.l3()[ipv4::TOS] & !3; // its service, but of ECN nothing: no connection has agreed on it
         self.originate(
             Link::Ip,
             |out| {
                 let total = ipv4::MIN_LEN + tcp::MIN_LEN;
-                errors::header(out, tuple.dst, tuple.src, proto::TCP, 0, id, total);
+                errors::header(out, tuple.dst, tuple.src, proto::TCP, tos, None, total);
                 let rst = &mut out[ipv4::MIN_LEN..total];
                 rst.fill(0);
                 put16(rst, 0, tuple.dport);

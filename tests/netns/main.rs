@@ -4,7 +4,7 @@
 //! A [`Row`] is a claim about a network of containers: a scenario that returns what it observed, and what that must be. Every row is run on
 //! two devices: [`reference::Reference`] is what docker builds of the kernel's own parts (bridge, veth, nftables), and [`pontoon::Pontoon`]
 //! is the binary of this package, driven by its command line. Both must give the same outcome, word for word; where the two are meant to
-//! differ the row says how and why. So a row that misremembers Linux fails on the kernel, and a row that pontoon breaks fails on pontoon.
+//! differ the row says how and why. An [`OwnRow`] is for what the kernel has not. So a row that misremembers Linux fails on the kernel, and a row that pontoon breaks fails on pontoon.
 //!
 //! Every case has namespaces of its own inside the walls of [`sandbox`]; nothing is left behind, whatever happens. What this machine lacks
 //! is said, and the cases that need it are left out by name; with `CI` set they fail instead.
@@ -29,6 +29,14 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use bed::{Dut, Outcome, Settings};
 
+/// A claim about pontoon alone, where the kernel is no reference.
+pub struct OwnRow {
+    pub claim: &'static str,
+    pub ids: &'static str,
+    pub run: fn(&pontoon::Pontoon) -> Outcome,
+    pub expect: &'static [&'static str],
+}
+
 /// A claim, the conformance rows it stands for, and the scenario that shows it.
 pub struct Row {
     pub claim: &'static str,
@@ -40,12 +48,6 @@ pub struct Row {
     pub pontoon_instead: Option<&'static [&'static str]>,
 }
 
-#[derive(Clone, Copy)]
-enum Device {
-    Kernel,
-    Pontoon,
-}
-
 /// No case needs more; most take a second.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
@@ -55,17 +57,15 @@ fn main() -> ExitCode {
     let missing = if arguments.list { sandbox::Missing::default() } else { sandbox::enter() };
     let mut lacking_for_pontoon = missing.everything.clone();
     lacking_for_pontoon.extend(missing.pontoon);
-    let there_is_a_switch = pontoon::has_a_switch();
-    if !there_is_a_switch {
-        eprintln!("netns: this build of pontoon has no `switch` yet; the rows are checked against the kernel alone");
-    }
-
     let mut trials = Vec::new();
     for row in scenarios::all() {
-        trials.push(trial(row, Device::Kernel, &missing.everything));
-        if there_is_a_switch {
-            trials.push(trial(row, Device::Pontoon, &lacking_for_pontoon));
-        }
+        let Row { claim, ids, .. } = row;
+        trials.push(trial("kernel", claim, ids, &missing.everything, || on_the_kernel(row)));
+        trials.push(trial("pontoon", claim, ids, &lacking_for_pontoon, || on_pontoon(row)));
+    }
+    for row in scenarios::own::ROWS {
+        let run = || check((row.run)(&pontoon::Pontoon::new(Settings::DEFAULT)), row.expect);
+        trials.push(trial("pontoon", row.claim, row.ids, &lacking_for_pontoon, run));
     }
     for sentence in &lacking_for_pontoon {
         eprintln!("netns: {sentence}");
@@ -73,16 +73,17 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn trial(row: &'static Row, device: Device, missing: &[String]) -> Trial {
-    let prefix = match device {
-        Device::Kernel => "kernel",
-        Device::Pontoon => "pontoon",
-    };
-    let name = format!("{prefix}::{} ({})", row.claim, row.ids);
+fn trial(
+    device: &str,
+    claim: &str,
+    ids: &str,
+    missing: &[String],
+    case: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Trial {
     let missing = missing.join("; ");
-    Trial::ignorable_test(name, move || {
+    Trial::ignorable_test(format!("{device}::{claim} ({ids})"), move || {
         if missing.is_empty() {
-            within_watchdog(move || check(row, device))
+            within_watchdog(case)
         } else if std::env::var_os("CI").is_some() {
             Err(format!("this machine cannot run it: {missing}").into())
         } else {
@@ -91,11 +92,15 @@ fn trial(row: &'static Row, device: Device, missing: &[String]) -> Trial {
     })
 }
 
-fn check(row: &Row, device: Device) -> Result<(), String> {
-    let (outcome, expected) = match device {
-        Device::Kernel => ((row.run)(&reference::Reference::new(row.settings)), row.expect),
-        Device::Pontoon => ((row.run)(&pontoon::Pontoon::new(row.settings)), row.pontoon_instead.unwrap_or(row.expect)),
-    };
+fn on_the_kernel(row: &Row) -> Result<(), String> {
+    check((row.run)(&reference::Reference::new(row.settings)), row.expect)
+}
+
+fn on_pontoon(row: &Row) -> Result<(), String> {
+    check((row.run)(&pontoon::Pontoon::new(row.settings)), row.pontoon_instead.unwrap_or(row.expect))
+}
+
+fn check(outcome: Outcome, expected: &[&str]) -> Result<(), String> {
     if outcome.0 == expected {
         return Ok(());
     }

@@ -1,10 +1,11 @@
 //! pontoon as device under test. Every word of its command line that these tests rely on is in this file.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,6 @@ use super::bed::{Bed, CONTAINERS, Dut, LAN_HOST, Publish, ROUTER, Settings, UP};
 use super::ns::{SOON, run_to_end, terminate};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pontoon");
-
-/// Whether the binary knows the command that everything here begins with.
-pub fn has_a_switch() -> bool {
-    let mut command = Command::new(PROGRAM);
-    command.args(["switch", "--help"]).process_group(0);
-    run_to_end(command, "").is_ok_and(|help| help.contains("--uplink"))
-}
 
 pub struct Pontoon {
     // Dropped in this order: the switch goes before the namespaces that it serves.
@@ -46,7 +40,7 @@ impl Pontoon {
         let plain = icc && masquerade && forwarding;
 
         let mut command = bed.h.command(PROGRAM);
-        command.arg("switch").arg("--control").arg(&control);
+        command.arg("switch").arg("--control").arg(&control).args(["--log", "warn"]);
         command.args([
             "--subnet",
             if plain { "172.17.0.0/16" } else { "172.31.0.0/16" },
@@ -54,13 +48,12 @@ impl Pontoon {
             if plain { "172.17.0.1" } else { "172.31.0.1" },
         ]);
         if uplink {
-            if uplink_mtu != 1500 {
-                // The command line does not speak of it: a TUN that is there already keeps its MTU when the switch adopts it.
-                bed.x.ip(&format!("tuntap add dev lan0 mode tun vnet_hdr\nlink set lan0 mtu {uplink_mtu}"));
-            }
             command.args([
                 "--uplink",
-                &format!("tun:name=lan0,address={UP},peer={ROUTER}/24,netns={}", bed.x.path().display()),
+                &format!(
+                    "tun:name=lan0,address={UP},peer={ROUTER}/24,mtu={uplink_mtu},netns={}",
+                    bed.x.path().display()
+                ),
             ]);
         } else {
             command.args(["--uplink", "none"]);
@@ -78,24 +71,49 @@ impl Pontoon {
             }
             pontoon.tell(&words);
         }
-        for (name, address, mac) in CONTAINERS {
-            let (address, mac) = (address.to_string(), mac.map(|byte| format!("{byte:02x}")).join(":"));
-            let netns = pontoon.bed.container(name);
-            let path = netns.path().to_str().expect("ASCII");
-            let mut words = vec!["attach", name, "--netns", path, "--ip", &address, "--mac", &mac];
-            if !plain {
-                words.extend(["--net", "bed"]);
-            }
-            pontoon.tell(&words);
+        for (name, address, _) in CONTAINERS {
+            pontoon.attach(name, address, if plain { &[] } else { &["--net", "bed"] });
             if !forwarding {
                 // A container of an internal network has no default route; what is tested is what the network does with one who makes it.
-                netns.ip("route replace default via 172.17.0.1");
+                pontoon.bed.container(name).ip("route replace default via 172.17.0.1");
             }
         }
         if uplink {
             pontoon.bed.x.ip(&format!("addr add {LAN_HOST}/24 brd + dev lan0\nroute add 172.17.0.0/16 via {UP}"));
         }
         pontoon
+    }
+
+    /// Gives a container its eth0, with its own MAC and any address; `more` are further options.
+    pub fn attach(&self, container: &str, address: Ipv4Addr, more: &[&str]) {
+        let (address, mac) = (address.to_string(), self.bed.mac(container).map(|byte| format!("{byte:02x}")).join(":"));
+        let path = self.bed.container(container).path().to_str().expect("ASCII");
+        let mut words = vec!["attach", container, "--netns", path, "--ip", &address, "--mac", &mac];
+        words.extend(more);
+        self.tell(&words);
+    }
+
+    pub fn detach(&self, container: &str) {
+        self.tell(&["detach", container]);
+    }
+
+    pub fn unpublish(&self, publish: Publish) {
+        self.tell(&["unpublish", publish.container, &words_of(publish)]);
+    }
+
+    pub fn start_capture(&self, file: &Path) {
+        self.tell(&["capture", "start", file.to_str().expect("ASCII")]);
+    }
+
+    pub fn stop_capture(&self) {
+        self.tell(&["capture", "stop"]);
+    }
+
+    /// How often each rule of the forward chain (S47) was hit.
+    pub fn rule_hits(&self) -> BTreeMap<String, u64> {
+        let stats: serde_json::Value = serde_json::from_str(&self.tell(&["stats", "--json"])).expect("JSON");
+        let rules: Vec<(String, u64)> = serde_json::from_value(stats["rules"].clone()).expect("names and numbers");
+        rules.into_iter().collect()
     }
 
     fn wait_until_ready(&self) {
@@ -112,8 +130,8 @@ impl Pontoon {
     /// Runs a subcommand against the switch; its output.
     fn tell(&self, words: &[&str]) -> String {
         let (verb, rest) = words.split_first().expect("a subcommand");
-        // `network add` is two words; the rest take --control right after the first.
-        let (second, rest) = if *verb == "network" { rest.split_at(1) } else { rest.split_at(0) };
+        // Some subcommands have subcommands of their own; --control stands after both words.
+        let (second, rest) = rest.split_at(usize::from(["network", "capture"].contains(verb)));
         let mut command = self.bed.h.command(PROGRAM);
         command.arg(verb).args(second).arg("--control").arg(&self.control).args(rest);
         run_to_end(command, "").unwrap_or_else(|error| panic!("pontoon {words:?}: {error}"))
@@ -126,11 +144,14 @@ impl Dut for Pontoon {
     }
 
     fn publish(&self, publish: Publish) {
-        let Publish { container, host, port, protocol } = publish;
-        self.tell(&["publish", container, "-p", &format!("{host}:{port}/{}", protocol.name())]);
+        self.tell(&["publish", publish.container, &words_of(publish)]);
     }
 
     fn flows(&self) -> String {
         self.tell(&["flows"])
     }
+}
+
+fn words_of(Publish { container: _, host, port, protocol }: Publish) -> String {
+    format!("{host}:{port}/{}", protocol.name())
 }

@@ -3,6 +3,7 @@
 mod bridge;
 mod errors;
 mod nat;
+pub mod own;
 mod policy;
 mod publish;
 mod router;

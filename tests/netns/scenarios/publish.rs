@@ -1,7 +1,7 @@
 //! Published ports.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::flows;
 use crate::Row;
@@ -68,7 +68,7 @@ pub const ROWS: &[Row] = &[
             "tcp from c1: c2 sees 172.17.0.2",
             "tcp from c2 itself: c2 sees 172.17.0.1",
             "udp from c1: c2 sees 172.17.0.2:5000, c1 is answered by 192.168.2.112:2024",
-            "udp from c2 itself: c2 sees 172.17.0.1:5000, c2 is answered by 192.168.2.112:2024",
+            "udp from c2 itself: c2 sees 172.17.0.1:5001, c2 is answered by 192.168.2.112:2024",
         ],
         // An intended difference: the source is always translated too. Two containers of one segment would otherwise answer each other
         // directly, past the translation; docker keeps them from it only where br_netfilter is loaded.
@@ -76,7 +76,7 @@ pub const ROWS: &[Row] = &[
             "tcp from c1: c2 sees 172.17.0.1",
             "tcp from c2 itself: c2 sees 172.17.0.1",
             "udp from c1: c2 sees 172.17.0.1:5000, c1 is answered by 192.168.2.112:2024",
-            "udp from c2 itself: c2 sees 172.17.0.1:5000, c2 is answered by 192.168.2.112:2024",
+            "udp from c2 itself: c2 sees 172.17.0.1:5001, c2 is answered by 192.168.2.112:2024",
         ]),
     },
 ];
@@ -121,7 +121,7 @@ fn two_protocols(dut: &dyn Dut) -> Outcome {
     dut.publish(TCP_2024);
     dut.publish(UDP_2024);
     note!(seen, "tcp: {}", visit(dut, &bed.x, LAN_HOST, 2024, 80));
-    note!(seen, "udp: {}", datagram(dut, &bed.x, LAN_HOST, "the LAN host"));
+    note!(seen, "udp: {}", datagram(dut, &bed.x, at(LAN_HOST, 5000), "the LAN host"));
     note!(
         seen,
         "nobody listens in the container: {}",
@@ -137,9 +137,9 @@ fn two_protocols(dut: &dyn Dut) -> Outcome {
 }
 
 /// One datagram to UP:2024 and its answer.
-fn datagram(dut: &dyn Dut, from: &Netns, source: Ipv4Addr, who: &str) -> String {
+fn datagram(dut: &dyn Dut, from: &Netns, source: SocketAddrV4, who: &str) -> String {
     let exchange = || -> io::Result<(SocketAddr, SocketAddr)> {
-        let (server, client) = (dut.bed().c2().udp(at(C2, 90)), from.udp(at(source, 5000)));
+        let (server, client) = (dut.bed().c2().udp(at(C2, 90)), from.udp(source));
         client.send("hello", at(UP, 2024))?;
         let seen = server.echo()?;
         Ok((seen, client.recv()?.1))
@@ -175,7 +175,8 @@ fn hairpin(dut: &dyn Dut) -> Outcome {
     dut.publish(UDP_2024);
     note!(seen, "tcp from c1: {}", visit(dut, bed.c1(), C1, 2024, 80));
     note!(seen, "tcp from c2 itself: {}", visit(dut, bed.c2(), C2, 2024, 80));
-    note!(seen, "udp from c1: {}", datagram(dut, bed.c1(), C1, "c1"));
-    note!(seen, "udp from c2 itself: {}", datagram(dut, bed.c2(), C2, "c2"));
+    note!(seen, "udp from c1: {}", datagram(dut, bed.c1(), at(C1, 5000), "c1"));
+    // Another port: where the source is always translated, the first one is taken.
+    note!(seen, "udp from c2 itself: {}", datagram(dut, bed.c2(), at(C2, 5001), "c2"));
     seen
 }

@@ -125,6 +125,25 @@ pub const ROWS: &[Row] = &[
             "c2 hears: gw > c2 172.17.0.2:4000 > 172.17.0.3:7 udp 5 ttl 63",
             "c1 hears: gw > c1 172.17.0.1 > 172.17.0.2 icmp 5/1 to 172.17.0.3 about (172.17.0.2:4000 > 172.17.0.3:7 udp 5 ttl 63) tos 0xc0 ttl 64",
         ],
+        // An intended difference: every error quotes the packet as its sender made it. Linux tells of the detour when it has lowered the TTL.
+        pontoon_instead: Some(&[
+            "c2 hears: gw > c2 172.17.0.2:4000 > 172.17.0.3:7 udp 5 ttl 63",
+            "c1 hears: gw > c1 172.17.0.1 > 172.17.0.2 icmp 5/1 to 172.17.0.3 about (172.17.0.2:4000 > 172.17.0.3:7 udp 5 ttl 64) tos 0xc0 ttl 64",
+        ]),
+    },
+    Row {
+        claim: "what_the_gateway_says_of_a_packet_has_its_type_of_service",
+        ids: "R15 I10",
+        settings: Settings::DEFAULT,
+        run: own_type_of_service,
+        expect: &[
+            "gw > c1 172.17.0.1 > 172.17.0.2 icmp 11/0 about (172.17.0.2:4000 > 198.51.100.5:7 udp 4 tos 0xb8 ttl 1) tos 0xd8 ttl 64",
+            "gw > c1 172.17.0.1:9 > 172.17.0.2:4000 tcp RA tos 0xb8 df ttl 64",
+            "gw > c1 172.17.0.1 > 172.17.0.2 echo-reply id 1 seq 1 tos 0xb8 ttl 64",
+            "gw > c1 172.17.0.1 > 172.17.0.2 icmp 11/0 about (172.17.0.2:4000 > 198.51.100.5:7 udp 4 tos 0xff ttl 1) tos 0xde ttl 64",
+            "gw > c1 172.17.0.1:9 > 172.17.0.2:4000 tcp RA tos 0xfc df ttl 64",
+            "gw > c1 172.17.0.1 > 172.17.0.2 echo-reply id 1 seq 1 tos 0xff ttl 64",
+        ],
         pontoon_instead: None,
     },
     Row {
@@ -382,6 +401,21 @@ fn type_of_service(dut: &dyn Dut) -> Outcome {
     for tos in [0xb8, 1, 2, 3, 0xff] {
         bed.send_out(&wire, "c1", &Packet::udp(at(C1, 4000), at(SERVER, 7), b"mark").tos(tos));
         seen.note(uplink.line(&["udp"]));
+    }
+    seen
+}
+
+fn own_type_of_service(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    let wire = bed.wire("c1");
+    for tos in [0xb8, 0xff] {
+        bed.send_out(&wire, "c1", &Packet::udp(at(C1, 4000), at(SERVER, 7), b"mark").tos(tos).ttl(1));
+        seen.note(wire.line(&["icmp 11/0"]));
+        bed.send_out(&wire, "c1", &Packet::syn(at(C1, 4000), at(GATEWAY, 9)).tos(tos));
+        seen.note(wire.line(&["tcp"]));
+        bed.send_out(&wire, "c1", &Packet::echo_request(C1, GATEWAY, 1, 1).tos(tos));
+        seen.note(wire.line(&["echo-reply"]));
     }
     seen
 }
