@@ -86,7 +86,7 @@ pub fn run() -> ExitCode {
 
 /// Everything that is needed, running and connected.
 struct Set {
-    // Dropped first: it deletes its devices.
+    // Dropped first where something fails: it deletes its devices.
     switch: Switch,
     c1: Container,
     c2: Container,
@@ -126,8 +126,8 @@ impl Set {
     }
 
     /// Plays every row; how many failed.
-    fn play(&self, uid: u32, out: &mut impl Write) -> io::Result<usize> {
-        let Self { switch, c1, c2, world, began, ready_in } = self;
+    fn play(self, uid: u32, out: &mut impl Write) -> io::Result<usize> {
+        let Self { switch, c1, c2, world, began, ready_in } = &self;
         let kernel = rustix::system::uname();
         writeln!(
             out,
@@ -160,6 +160,11 @@ impl Set {
             seen_as(received.from, sent.from)?;
             let frame = mean_frame(&before, &switch.look()?, "c1")?;
             Ok(Row::speed(&received, format!("frames of {frame} bytes on average, MTU {MTU}")))
+        })?;
+        table.row("TCP c2 -> c1", || {
+            let (received, sent) = stream(&c2.place, &c1.place, 9, SocketAddr::from((c1.seen.ip, 9)))?;
+            seen_as(received.from, sent.from)?;
+            Ok(Row::speed(&received, format!("seen as {}", received.from)))
         })?;
         table.row("UDP c1 -> c2 and back", || {
             let (from, to) = (&c1.place, &c2.place);
@@ -210,20 +215,34 @@ impl Set {
                 None => Ok(Row { figure: format!("{} flows", now.flows.len()), seen: "lost no port".into() }),
             }
         })?;
-        let failed = table.failed;
+        let mut failed = table.failed;
         if let Some(look) = look {
             writeln!(out, "\nFlows, as conntrack -L prints them:")?;
             list(out, &look.flows)?;
             writeln!(out, "\nDropped frames:")?;
             list(out, &drops(&look))?;
         }
-        let verdict = match failed {
-            0 => "All of it worked".to_owned(),
-            1 => "1 row FAILED".to_owned(),
-            more => format!("{more} rows FAILED"),
+        let began = *began;
+        let left = match self.end() {
+            Ok(()) => "Its processes have ended, and namespaces and devices with them".to_owned(),
+            Err(why) => {
+                failed += 1;
+                format!("Something is LEFT: {why}")
+            }
         };
-        writeln!(out, "\n{verdict}, in {:.1} s. Nothing of it is left.", began.elapsed().as_secs_f64())?;
+        let verdict = if failed == 0 { "All of it worked".to_owned() } else { format!("{failed} of it FAILED") };
+        writeln!(out, "\n{verdict}, in {:.1} s. {left}.", began.elapsed().as_secs_f64())?;
         Ok(failed)
+    }
+
+    /// Ends it, in order; what is still there is an error.
+    fn end(self) -> Result<(), String> {
+        let Self { switch, c1, c2, world, began: _, ready_in: _ } = self;
+        switch.end()?;
+        if netcfg::link(TUN).is_ok() {
+            return Err(format!("the switch has not deleted {TUN}"));
+        }
+        [c1.place, c2.place, world].into_iter().try_for_each(Place::end)
     }
 }
 
@@ -316,8 +335,7 @@ fn prefix(address: Ipv4Addr, bits: u8) -> Cidr {
 
 fn ping(from: &Place, to: Ipv4Addr) -> Result<Row, String> {
     let rtts = from.run(|| traffic::ping(to, PINGS))?.complete()?;
-    let seen =
-        format!("{PINGS} of {PINGS} answered; the first, for which ARP came first, in {:.3} ms", millis(rtts.first()));
+    let seen = format!("{PINGS} of {PINGS} answered; the first, after ARP, in {:.3} ms", millis(rtts.first()));
     Ok(Row { figure: format!("{:.3} ms", millis(rtts.median())), seen })
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::io::sys::msg;
 use crate::io::sys::netns::{self, Netns};
-use crate::io::sys::process::{self, Child};
+use crate::io::sys::process::{self, Child, Exit};
 
 /// How long one message of a job is waited for: longer than any timeout inside a job, so that the job says itself what
 /// it waited for.
@@ -125,10 +125,16 @@ impl Holder {
         }
     }
 
-    /// Waits for the child's own end, then ends it. It is over when this returns.
-    pub fn end(mut self, at_most: Duration) {
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        let _ = self.child.wait(at_most);
+    /// Lets go of the child and waits for its end.
+    pub fn end(mut self, at_most: Duration) -> Result<(), String> {
+        let pid = self.pid();
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).map_err(|error| error.to_string())?;
+        match self.child.wait(at_most) {
+            Ok(Some(Exit::Code(0))) => Ok(()),
+            Ok(Some(exit)) => Err(format!("process {pid} ended with {exit:?}")),
+            Ok(None) => Err(format!("process {pid} has not ended in {} s, and is killed", at_most.as_secs())),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn hear<T: DeserializeOwned>(&self) -> Result<Told<T>, String> {
@@ -172,6 +178,11 @@ impl Place {
     /// The process whose namespace it is.
     pub fn pid(&self) -> i32 {
         self.holder.pid()
+    }
+
+    /// Gives the namespace up.
+    pub fn end(self) -> Result<(), String> {
+        self.holder.end(REAP).map_err(|why| format!("{}: {why}", self.name))
     }
 
     /// Starts a job in a process of its own.

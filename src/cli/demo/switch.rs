@@ -34,8 +34,8 @@ const PAGE: usize = 256;
 /// How long its end is waited for: it deletes its devices first.
 const END: Duration = Duration::from_secs(2);
 
-/// The running switch. Dropping it ends it.
-pub struct Switch(Option<Holder>);
+/// The running switch.
+pub struct Switch(Holder);
 
 /// What it is to be like.
 #[derive(Clone, Copy)]
@@ -98,7 +98,7 @@ impl Switch {
         let process = Holder::fork(None, |parent| serve(parent, options));
         let process = process.map_err(|error| format!("cannot start a process for the switch: {error}"))?;
         process.ready().map_err(told)?;
-        Ok(Self(Some(process)))
+        Ok(Self(process))
     }
 
     /// Attaches the network namespace of a process.
@@ -117,21 +117,17 @@ impl Switch {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, ask: &Ask) -> Result<T, String> {
-        let process = self.0.as_ref().expect("taken only when dropped");
-        process.ask(ask).and_then(|()| process.result()).map_err(told)
+        self.0.ask(ask).and_then(|()| self.0.result()).map_err(told)
+    }
+
+    /// Ends it: it deletes its devices. (Dropping it instead kills it, and they go with their namespaces.)
+    pub fn end(self) -> Result<(), String> {
+        self.0.end(END).map_err(told)
     }
 }
 
 fn told(why: String) -> String {
     format!("the switch: {why}")
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        if let Some(process) = self.0.take() {
-            process.end(END);
-        }
-    }
 }
 
 /// The process of the switch: its event loop has a thread, this one answers.
