@@ -1,9 +1,7 @@
-fn main() -> std::process::ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("demo") => pontoon::cli::demo::run(),
-        _ => {
-            eprintln!("usage: pontoon demo");
-            std::process::ExitCode::from(2)
-        }
-    }
+//! The command `pontoon`; all of it is in [`pontoon::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pontoon::cli::run(std::env::args_os())
 }

@@ -57,6 +57,7 @@ fn main() {
 fn prepare() -> Result<(), String> {
     netns::unshare_user().map_err(|error| format!("no user namespace can be made here: {error}"))?;
     netns::unshare_net().map_err(|error| format!("no network namespace can be made here: {error}"))?;
+    netns::unshare_mounts().map_err(|error| format!("no mount namespace can be made here: {error}"))?;
     Device::open(Kind::Tun, "probe", Header::Vnet).map(drop).map_err(|error| error.to_string())
 }
 
@@ -164,7 +165,10 @@ fn refused_in(spoil: impl FnOnce() -> std::io::Result<()>, parts: &[&str]) {
             && complained.lines().count() == 1
             && complained.starts_with("pontoon demo: ")
             && parts.iter().all(|part| complained.contains(part));
-        if as_wanted { Ok(()) } else { Err(println!("{}\n{said}{complained}", output.status)) }
+        if !as_wanted {
+            println!("{}\n{said}{complained}", output.status);
+        }
+        as_wanted.then_some(()).ok_or(())
     });
     assert_eq!(done, Ok(()), "see above");
     assert_no_child();

@@ -11,10 +11,10 @@
 //! ```
 //!
 //! This process lives in *host*, which forwards between the TUN and the veth as the machine of a user would; c1, c2 and
-//! world are processes that hold a namespace each ([`place`]), the switch is one more ([`switch`]), and every piece of
-//! traffic is made by a short-lived process inside the namespace ([`traffic`]). No other program is run and no file is
-//! made: when this process ends, by itself or by a SIGKILL, the kernel ends the others, and the namespaces and devices go
-//! with them.
+//! world are processes that hold a namespace each ([`place`]), the switch is `pontoon switch` ([`switch`]), and every
+//! piece of traffic is made by a short-lived process inside the namespace ([`traffic`]). No other program is run, and the
+//! one file, the socket of the switch, is in a mount namespace of their own: when this process ends, by itself or by a
+//! SIGKILL, the kernel ends the others, and the namespaces and what is in them go with them.
 //!
 //! Each row of the table is a [`Row`]: it passes or says why not, and the demo goes on with the next, until
 //! [`TIME`] is over.
@@ -26,17 +26,20 @@ mod traffic;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::core::command::Transport;
+use rustix::mount::MountFlags;
+
+use crate::control::portspec::PortSpec;
 use crate::core::counters::DropReason;
 use crate::io::netcfg::{self, Config};
 use crate::io::sys::netns;
 use crate::io::sys::tuntap::{Device, Header, Kind};
 use crate::wire::addr::{Addr, Cidr};
 use place::Place;
-use switch::{Attached, Look, Options, Published, Switch};
+use switch::{Attached, Look, Options, Switch};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -44,6 +47,10 @@ const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 5);
+
+/// Over what the demo sees a directory of its own, and the socket of the switch in it.
+const DIRECTORY: &str = "/tmp";
+const CONTROL: &str = "/tmp/pontoon.sock";
 
 const TUN: &str = "up0";
 const VETH: &str = "veth0";
@@ -60,10 +67,10 @@ const TIME: Duration = Duration::from_secs(20);
 /// Flows that are listed.
 const MAX_FLOWS: usize = 40;
 
-/// c2's ports, as `-p HOST:CONTAINER/PROTO`.
-const PAGE: Published = Published { proto: Transport::Tcp, host: 8080, container: 80 };
-const BULK: Published = Published { proto: Transport::Tcp, host: 9000, container: 9 };
-const ECHO: Published = Published { proto: Transport::Udp, host: 7000, container: 7 };
+/// c2's ports.
+const PAGE: Published = Published { host: 8080, container: 80, proto: "tcp" };
+const BULK: Published = Published { host: 9000, container: 9, proto: "tcp" };
+const ECHO: Published = Published { host: 7000, container: 7, proto: "udp" };
 /// One that is not published.
 const CLOSED: u16 = 8081;
 
@@ -95,6 +102,20 @@ struct Set {
     ready_in: Duration,
 }
 
+/// `-p HOST:CONTAINER/PROTO`.
+#[derive(Clone, Copy)]
+struct Published {
+    host: u16,
+    container: u16,
+    proto: &'static str,
+}
+
+impl Display for Published {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}/{}", self.host, self.container, self.proto)
+    }
+}
+
 struct Container {
     place: Place,
     seen: Attached,
@@ -107,6 +128,7 @@ impl Set {
         let (c1, c2, world) = (Place::new("c1")?, Place::new("c2")?, Place::new("world")?);
         connect(&world)?;
         let options = Options {
+            control: Path::new(CONTROL),
             subnet: prefix(GATEWAY, 16).network(),
             gateway: GATEWAY,
             address: UPLINK,
@@ -116,12 +138,13 @@ impl Set {
         let starts = Instant::now();
         let switch = Switch::start(options)?;
         netcfg::forward_v4(TUN).map_err(|error| error.to_string())?;
-        let attach = |name, place: Place| {
-            let seen = switch.attach(name, place.pid())?;
+        let attach = |name, place: Place, published: &[Published]| {
+            let published = published.iter().map(|published| published.to_string().parse::<PortSpec>());
+            let published = published.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+            let seen = switch.attach(name, place.pid(), &published)?;
             Ok::<_, String>(Container { place, seen })
         };
-        let (c1, c2) = (attach("c1", c1)?, attach("c2", c2)?);
-        switch.publish("c2", &[PAGE, BULK, ECHO])?;
+        let (c1, c2) = (attach("c1", c1, &[])?, attach("c2", c2, &[PAGE, BULK, ECHO])?);
         Ok(Self { switch, c1, c2, world, began, ready_in: starts.elapsed() })
     }
 
@@ -139,8 +162,7 @@ impl Set {
         writeln!(out, "  c1 {} ---.", c1.seen.ip)?;
         writeln!(out, "                      pontoon {UPLINK} --- {PEER} host {HOST} --- {WORLD} world")?;
         writeln!(out, "  c2 {} ---'", c2.seen.ip)?;
-        let published = [PAGE, BULK, ECHO]
-            .map(|p| format!("{}:{}/{}", p.host, p.container, if p.proto == Transport::Tcp { "tcp" } else { "udp" }));
+        let published = [PAGE, BULK, ECHO].map(|published| published.to_string());
         writeln!(out, "\n  published of c2: {}; ready in {:.0} ms\n", published.join(", "), millis(*ready_in))?;
 
         let mut table = Table { out, began: *began, failed: 0 };
@@ -210,9 +232,12 @@ impl Set {
         let mut look = None;
         table.row("the switch itself", || {
             let now = look.insert(switch.look()?);
-            match now.trouble.first() {
-                Some(trouble) => Err(trouble.clone()),
-                None => Ok(Row { figure: format!("{} flows", now.flows.len()), seen: "lost no port".into() }),
+            match now.ports.iter().find(|port| port.state != "up") {
+                Some(port) => Err(format!("port {} is {}", port.name, port.state)),
+                None => Ok(Row {
+                    figure: format!("{} flows", now.flows.len()),
+                    seen: format!("{} ports, all of them up", now.ports.len()),
+                }),
             }
         })?;
         let mut failed = table.failed;
@@ -287,7 +312,8 @@ impl<W: Write> Table<'_, W> {
     }
 }
 
-/// Puts this process, which has one thread, into a user namespace and the network namespace of the host.
+/// Puts this process, which has one thread, into a user namespace, the network namespace of the host, and a mount
+/// namespace with an empty [`DIRECTORY`].
 fn enter_namespaces() -> Result<(), String> {
     let user = netns::unshare_user();
     // Root does without a user namespace where there is none to be had.
@@ -298,7 +324,16 @@ fn enter_namespaces() -> Result<(), String> {
             std::fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
         }),
     })?;
-    Device::open(Kind::Tun, "probe", Header::Vnet).map(drop).map_err(|error| error.to_string())
+    Device::open(Kind::Tun, "probe", Header::Vnet).map_err(|error| error.to_string())?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    netns::unshare_mounts()
+        .and_then(|()| Ok(rustix::mount::mount("pontoon", DIRECTORY, "tmpfs", flags, None)?))
+        .map_err(|error| {
+            format!(
+                "cannot mount a directory of its own over {DIRECTORY}: {error}; a container's profile may forbid it \
+                 (docker: --security-opt apparmor=unconfined)"
+            )
+        })
 }
 
 /// Why there is no user namespace, and what cures it. `sysctl` reads a kernel parameter.
@@ -399,7 +434,8 @@ fn seen_from(seen: SocketAddr, expected: Ipv4Addr) -> Result<(), String> {
 /// Bytes of a frame that the port gave the switch between two looks, on average; an error if they were none that is
 /// larger than a packet, for then nobody took the segmentation off the containers.
 fn mean_frame(before: &Look, after: &Look, name: &str) -> Result<u64, String> {
-    let count = |look: &Look| look.ports.iter().find(|port| port.name == name).map(|port| (port.frames, port.bytes));
+    let count =
+        |look: &Look| look.ports.iter().find(|port| port.name == name).map(|port| (port.rx.frames, port.rx.bytes));
     let (Some((frames_before, bytes_before)), Some((frames, bytes))) = (count(before), count(after)) else {
         return Err(format!("the switch has no port {name}"));
     };
@@ -466,7 +502,12 @@ mod tests {
     #[test]
     fn frames_no_larger_than_packets_are_no_super_frames() {
         let look = |frames, bytes| Look {
-            ports: vec![switch::Port { name: "c1".into(), frames, bytes, drops: Vec::new() }],
+            ports: vec![switch::Port {
+                name: "c1".into(),
+                state: "up".into(),
+                rx: switch::Traffic { frames, bytes },
+                drops: Vec::new(),
+            }],
             ..Look::default()
         };
         assert_eq!(mean_frame(&look(1, 100), &look(11, 500_100), "c1"), Ok(50_000));

@@ -299,7 +299,6 @@ impl Table {
         // They come again, and are no duplicates of themselves.
         datagram.runs.clear();
         datagram.runs.push((0, first_end));
-        datagram.len = None;
         let held = mem::take(&mut datagram.held);
         let refund = mem::replace(&mut datagram.price, DATAGRAM_PRICE) - DATAGRAM_PRICE;
         self.refund(owner, refund);

@@ -208,6 +208,7 @@ impl Layout {
         self.kind = L3::V6;
         self.l3_end = self.l3 + total;
         let (mut next, mut at) = (ip[6], 40);
+        let mut fragmented = false; // a second fragment header must not undo the first
         for _ in 0..MAX_IPV6_EXTENSIONS {
             let extension = &ip[at.min(total)..total];
             match next {
@@ -216,7 +217,7 @@ impl Layout {
                     next = extension[0];
                     at += 8 + usize::from(extension[1]) * 8;
                 }
-                44 if extension.len() >= 8 => {
+                44 if extension.len() >= 8 && !fragmented => {
                     next = extension[0];
                     self.fragment = match get16(extension, 2) & 0xfff9 {
                         0 => Fragment::None, // an atomic fragment, RFC 6946
@@ -224,6 +225,11 @@ impl Layout {
                         _ => Fragment::Later,
                     };
                     at += 8;
+                    fragmented = true;
+                    // What follows in a later fragment is data, whatever it looks like.
+                    if self.fragment == Fragment::Later {
+                        break;
+                    }
                 }
                 _ => break,
             }

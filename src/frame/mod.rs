@@ -133,7 +133,7 @@ impl<'a> Frame<'a> {
         let mut layout = Layout::parse(buf, start, end, link).ok_or(Refused::Runt)?;
         let mut checksum = L4Checksum::Unverified;
         if vnet.flags & vnet::NEEDS_CSUM != 0 {
-            if covers_transport(&layout, start, &vnet) {
+            if covers_transport(&layout, buf, start, end, &vnet) {
                 checksum = L4Checksum::Partial;
             } else if vnet.gso_type & !gso::ECN != gso::NONE {
                 return Err(Refused::Segmentation);
@@ -142,7 +142,7 @@ impl<'a> Frame<'a> {
                 layout = Layout::parse(buf, start, end, link).ok_or(Refused::Runt)?;
             }
         }
-        let gso = settle_gso(&layout, end, checksum, &vnet)?;
+        let gso = settle_gso(&layout, checksum, &vnet)?;
         Ok(Frame { buf, start, end, layout, checksum, gso })
     }
 
@@ -285,12 +285,14 @@ impl<'a> Frame<'a> {
     pub fn strip_link(&mut self) {
         self.start = self.layout.l3;
         self.end = self.layout.l3_end;
+        self.layout.tagged = false;
     }
 
     /// Puts an Ethernet header (in the place of one that may be there) before the network header, and drops padding.
     pub fn push_link(&mut self, dst: Mac, src: Mac) {
         self.start = self.layout.l3 - ETH_LEN;
         self.end = self.layout.l3_end;
+        self.layout.tagged = false;
         let kind = if self.layout.kind == L3::V6 { ethertype::IPV6 } else { ethertype::IPV4 };
         let header = &mut self.buf[self.start..];
         header[..6].copy_from_slice(&dst.0);
@@ -310,7 +312,7 @@ impl<'a> Frame<'a> {
         let mut header = VnetHeader::default();
         let layout = &self.layout;
         if layout.has_transport() {
-            header.hdr_len = (layout.payload - self.start) as u16; // headers end within 256 bytes
+            header.hdr_len = (layout.payload - self.start) as u16; // eight IPv6 extensions end within 17 KiB
         }
         if self.checksum == L4Checksum::Partial {
             header.flags = vnet::NEEDS_CSUM;
@@ -374,12 +376,15 @@ fn checksum_offset(kind: L4) -> Option<usize> {
     }
 }
 
-/// Does the virtio header's checksum range begin at the transport header that we found, with its field in the right
-/// place? A fragment's checksum covers bytes that are not here, so it is never taken as partial.
-fn covers_transport(layout: &Layout, start: usize, vnet: &VnetHeader) -> bool {
+/// Is what the virtio header wants summed the transport header that we found and its data, with the field in the right
+/// place? The sum runs to the end of the frame, so with padding, or behind a UDP length that says less, it would change
+/// when the packet is trimmed. A fragment's checksum covers bytes that are not here, so it is never taken as partial.
+fn covers_transport(layout: &Layout, buf: &[u8], start: usize, end: usize, vnet: &VnetHeader) -> bool {
     layout.fragment == Fragment::None
+        && layout.l3_end == end
         && start + usize::from(vnet.csum_start) == layout.l4
         && checksum_offset(layout.l4_kind) == Some(usize::from(vnet.csum_offset))
+        && (layout.l4_kind != L4::Udp || usize::from(get16(buf, layout.l4 + udp::LENGTH)) == end - layout.l4)
 }
 
 /// Does what a network card would: sums from `csum_start` to the end and stores the complement (`skb_checksum_help`).
@@ -397,7 +402,7 @@ fn complete_checksum(frame: &mut [u8], vnet: &VnetHeader) -> Result<(), Refused>
     Ok(())
 }
 
-fn settle_gso(layout: &Layout, end: usize, checksum: L4Checksum, vnet: &VnetHeader) -> Result<Gso, Refused> {
+fn settle_gso(layout: &Layout, checksum: L4Checksum, vnet: &VnetHeader) -> Result<Gso, Refused> {
     let kind = vnet.gso_type & !gso::ECN;
     if kind == gso::NONE {
         return Ok(Gso::None);
@@ -410,8 +415,7 @@ fn settle_gso(layout: &Layout, end: usize, checksum: L4Checksum, vnet: &VnetHead
         (gso::UDP_L4, L3::V4 | L3::V6, L4::Udp) => Gso::Udp { size },
         _ => return Err(Refused::Segmentation),
     };
-    // Trailing bytes after the packet would be cut into segments too; the kernel never makes such a frame.
-    if checksum != L4Checksum::Partial || layout.l3_end != end {
+    if checksum != L4Checksum::Partial {
         return Err(Refused::Segmentation);
     }
     let payload = layout.l3_end - layout.payload;

@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::FdFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(6);
 /// How long the end of a killed process is waited for.
 const REAP: Duration = Duration::from_secs(1);
 
-/// Bytes of a message: the results of jobs are a few addresses and numbers, those of the switch a list of flows.
+/// Bytes of a message: the results of jobs are a few addresses and numbers, those of the switch a few dozen flows.
 const MAX_MESSAGE: usize = 128 * 1024;
 
 /// A network namespace and the process that holds it.
@@ -67,14 +68,19 @@ impl Parent {
         self.tell(&Told::Done(result))
     }
 
-    /// The next request; `None`: there will be no more.
-    pub fn request<T: DeserializeOwned>(&self) -> Result<Option<T>, String> {
-        let mut buf = vec![0; MAX_MESSAGE];
-        let received = msg::recv(&self.0, &mut buf).map_err(|error| format!("cannot hear the parent: {error}"))?;
-        match &buf[..received.len] {
-            [] => Ok(None),
-            bytes => serde_json::from_slice(bytes).map(Some).map_err(|error| format!("not a request: {error}")),
-        }
+    /// Waits until the parent lets go of the other end.
+    pub fn wait(&self) -> Result<(), String> {
+        msg::recv(&self.0, &mut [0]).map(drop).map_err(|error| format!("cannot hear the parent: {error}"))
+    }
+
+    /// Two copies of it with numbers above the standard streams', for a program to inherit.
+    pub fn inheritable(&self) -> io::Result<[OwnedFd; 2]> {
+        let copy = || {
+            let copy = rustix::io::fcntl_dupfd_cloexec(&self.0, 3)?;
+            rustix::io::fcntl_setfd(&copy, FdFlags::empty())?;
+            io::Result::Ok(copy)
+        };
+        Ok([copy()?, copy()?])
     }
 
     fn tell<T: Serialize>(&self, what: &Told<T>) -> Result<(), String> {
@@ -100,12 +106,6 @@ impl Holder {
 
     pub fn pid(&self) -> i32 {
         self.child.pid()
-    }
-
-    /// Sends a request.
-    pub fn ask<T: Serialize>(&self, request: &T) -> Result<(), String> {
-        let bytes = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-        msg::send(&self.socket, &bytes, &[]).map(drop).map_err(|error| format!("it has ended ({error})"))
     }
 
     /// Waits until the child is ready.
@@ -137,7 +137,17 @@ impl Holder {
         }
     }
 
+    /// Waits for these very bytes.
+    pub fn says(&self, bytes: &[u8]) -> Result<(), String> {
+        let said = self.receive()?;
+        if said == bytes { Ok(()) } else { Err(format!("it said {:?}", String::from_utf8_lossy(&said))) }
+    }
+
     fn hear<T: DeserializeOwned>(&self) -> Result<Told<T>, String> {
+        serde_json::from_slice(&self.receive()?).map_err(|error| format!("not an answer: {error}"))
+    }
+
+    fn receive(&self) -> Result<Vec<u8>, String> {
         let told = process::wait_readable(&self.socket, LIMIT).map_err(|error| error.to_string())?;
         if !told {
             return Err(format!("no answer for {} s", LIMIT.as_secs()));
@@ -147,7 +157,8 @@ impl Holder {
         if received.len == 0 {
             return Err("its process ended without a word".into());
         }
-        serde_json::from_slice(&buf[..received.len]).map_err(|error| format!("not an answer: {error}"))
+        buf.truncate(received.len);
+        Ok(buf)
     }
 }
 
@@ -166,8 +177,7 @@ impl Place {
         let holder = Holder::fork(None, |parent| {
             netns::unshare_net().map_err(|error| error.to_string())?;
             parent.ready()?;
-            // Returns when the parent lets go of the other end.
-            parent.request::<()>().map(drop)
+            parent.wait()
         });
         let holder = holder.map_err(|error| failed(error.to_string()))?;
         holder.ready().map_err(failed)?;

@@ -1,239 +1,179 @@
-//! The switch that is shown: the library's own parts, in a child process.
+//! The switch that is shown: `pontoon switch`, this same program, controlled by its socket as anybody would.
 //!
-//! All that the demo knows of a running switch is here: attach, publish, look.
+//! # Theory of operation
+//! The program is run in a process that ends with the demo. The socket of the demo to that process is its `--ready-fd`
+//! and its `--exit-fd`: it says "1" there when it is ready, and ends when the demo lets go. Each call of the API is made
+//! by a short-lived process, so that a switch that does not answer cannot hold the demo.
 
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::place::{Holder, Parent};
-use crate::core::command::{
-    Answer, Applied, Command, EndpointRequest, MacChoice, NetworkConfig, Publication, Query, Traffic, Transport,
-    UplinkConfig as CoreUplink,
-};
-use crate::core::datapath;
-use crate::frame::Caps;
-use crate::io::enter::{EnterHelper, Opened, Request, Target};
-use crate::io::lifetime::Life;
-use crate::io::netcfg::Config;
-use crate::io::reactor::{self, LoopHandle};
-use crate::io::switch::{Notice, Notifier, Switch as _};
-use crate::io::sys::tuntap::{Header, Kind};
-use crate::io::tap::TapPort;
-use crate::io::uplink::{Uplink, UplinkConfig};
+use crate::control::client::Client;
+use crate::control::portspec::PortSpec;
+use crate::control::protocol::{self, Attach, Call, DEFAULT_NETWORK, MacSpec, Nothing};
+use crate::core::command::MacChoice;
 use crate::wire::addr::{Addr, Cidr};
 use crate::wire::mac::Mac;
-
-/// The name of the network, as `pontoon switch` has it.
-const NETWORK: &str = "default";
-
-/// Flows of one page. The demo makes a few dozen.
-const PAGE: usize = 256;
 
 /// How long its end is waited for: it deletes its devices first.
 const END: Duration = Duration::from_secs(2);
 
+/// The program that runs, wherever it lies, even if it was replaced meanwhile: proc(5).
+const OURSELVES: &str = "/proc/self/exe";
+
 /// The running switch.
-pub struct Switch(Holder);
+pub struct Switch {
+    process: Holder,
+    control: &'static Path,
+}
 
 /// What it is to be like.
 #[derive(Clone, Copy)]
 pub struct Options {
+    /// Where its socket is to be.
+    pub control: &'static Path,
     pub subnet: Cidr,
     pub gateway: Ipv4Addr,
+    /// The name of the TUN.
+    pub uplink: &'static str,
     /// Its own address on the uplink.
     pub address: Ipv4Addr,
     /// The kernel's side of the uplink.
     pub peer: Cidr,
-    pub uplink: &'static str,
 }
 
 /// A container as it was attached.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Attached {
     pub ip: Ipv4Addr,
     pub mac: Mac,
 }
 
-/// `-p HOST:CONTAINER/PROTO`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Published {
-    pub proto: Transport,
-    pub host: u16,
-    pub container: u16,
-}
-
 /// The inside of the switch at a moment.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Look {
     pub ports: Vec<Port>,
     /// As `conntrack -L` prints them.
     pub flows: Vec<String>,
-    /// What should not have happened: a device lost, the event loop at its end.
-    pub trouble: Vec<String>,
 }
 
-/// A port with what was counted.
-#[derive(Debug, Serialize, Deserialize)]
+/// A row of `pontoon ports --json`.
+#[derive(Debug, Deserialize)]
 pub struct Port {
     pub name: String,
-    /// From the container: frames and bytes.
-    pub frames: u64,
-    pub bytes: u64,
+    /// `up`, if all is well.
+    pub state: String,
+    /// From the container.
+    pub rx: Traffic,
     /// By reason.
     pub drops: Vec<(String, u64)>,
 }
 
-#[derive(Serialize, Deserialize)]
-enum Ask {
-    Attach { name: String, pid: i32 },
-    Publish { name: String, ports: Vec<Published> },
-    Look,
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Traffic {
+    pub frames: u64,
+    pub bytes: u64,
+}
+
+/// A row of `pontoon flows --json`, of which the line is enough.
+#[derive(Deserialize)]
+struct Flow {
+    line: String,
 }
 
 impl Switch {
-    /// Starts it in a process of its own. The uplink is in the caller's network namespace.
+    /// Runs it. The uplink is in the caller's network namespace.
     pub fn start(options: Options) -> Result<Self, String> {
-        let process = Holder::fork(None, |parent| serve(parent, options));
+        let process = Holder::fork(None, |parent| Err(run(parent, &options)));
         let process = process.map_err(|error| format!("cannot start a process for the switch: {error}"))?;
-        process.ready().map_err(told)?;
-        Ok(Self(process))
+        process.says(b"1\n").map_err(|why| format!("the switch is not ready: {why}"))?;
+        Ok(Self { process, control: options.control })
     }
 
-    /// Attaches the network namespace of a process.
-    pub fn attach(&self, name: &str, pid: i32) -> Result<Attached, String> {
-        self.ask(&Ask::Attach { name: name.into(), pid })
-    }
-
-    /// Publishes ports of a container.
-    pub fn publish(&self, name: &str, ports: &[Published]) -> Result<(), String> {
-        self.ask(&Ask::Publish { name: name.into(), ports: ports.into() })
+    /// Attaches the network namespace of a process, and publishes ports of it.
+    pub fn attach(&self, name: &str, pid: i32, publish: &[PortSpec]) -> Result<Attached, String> {
+        let attach = Attach {
+            name: name.into(),
+            network: DEFAULT_NETWORK.into(),
+            ifname: "eth0".into(),
+            netns: None,
+            pid: Some(pid),
+            tap_fd: false,
+            ip: None,
+            mac: Some(MacSpec(MacChoice::FromIp)),
+            isolated: false,
+            publish: publish.into(),
+        };
+        let answer = self.ask(|client| client.call(&Call::Attach(attach)).map_err(|error| error.to_string()))?;
+        let attached: protocol::Attached = parse(answer)?;
+        let ip = attached.ip.map(|ip| ip.addr()).and_then(Addr::as_v4).ok_or("the switch gave no IPv4 address")?;
+        Ok(Attached { ip: ip.into(), mac: attached.mac })
     }
 
     /// Looks inside.
     pub fn look(&self) -> Result<Look, String> {
-        self.ask(&Ask::Look)
-    }
-
-    fn ask<T: serde::de::DeserializeOwned>(&self, ask: &Ask) -> Result<T, String> {
-        self.0.ask(ask).and_then(|()| self.0.result()).map_err(told)
+        let ports = self.list(&Call::Ports(Nothing {}))?;
+        let flows = self.list(&Call::Flows(Nothing {}))?.into_iter().map(parse::<Flow>);
+        Ok(Look {
+            ports: ports.into_iter().map(parse).collect::<Result<_, _>>()?,
+            flows: flows.map(|flow| flow.map(|flow| flow.line)).collect::<Result<_, _>>()?,
+        })
     }
 
     /// Ends it: it deletes its devices. (Dropping it instead kills it, and they go with their namespaces.)
     pub fn end(self) -> Result<(), String> {
-        self.0.end(END).map_err(told)
+        self.process.end(END).map_err(|why| format!("the switch: {why}"))
+    }
+
+    fn list(&self, call: &Call) -> Result<Vec<Value>, String> {
+        let rows = self.ask(|client| {
+            let mut rows = Vec::new();
+            let mut keep = |row| {
+                rows.push(row);
+                Ok(())
+            };
+            client.list(call, &mut keep).map_err(|error| error.to_string())?;
+            Ok(Value::Array(rows))
+        })?;
+        parse(rows)
+    }
+
+    fn ask(&self, make: impl FnOnce(&mut Client) -> Result<Value, String>) -> Result<Value, String> {
+        let caller = Holder::fork(None, |parent| {
+            let answer = Client::connect(self.control).map_err(|error| error.to_string());
+            parent.done(answer.and_then(|mut client| make(&mut client)))
+        });
+        let caller = caller.map_err(|error| format!("cannot start a process: {error}"))?;
+        caller.result().map_err(|why| format!("the switch: {why}"))
     }
 }
 
-fn told(why: String) -> String {
-    format!("the switch: {why}")
-}
-
-/// The process of the switch: its event loop has a thread, this one answers.
-fn serve(parent: &Parent, options: Options) -> Result<(), String> {
-    let Options { subnet, gateway, address, peer, uplink } = options;
-    // Before the first thread.
-    let mut helper = EnterHelper::spawn().map_err(|error| format!("cannot start the helper process: {error}"))?;
-    let config = UplinkConfig {
-        name: uplink.into(),
-        address: address.into(),
-        peer: Some(peer),
-        netns: None,
-        mtu: None,
-        header: Header::Vnet,
+/// Becomes the switch; returns only why not.
+fn run(parent: &Parent, options: &Options) -> String {
+    let Options { control, subnet, gateway, uplink, address, peer } = options;
+    let [ready, exit] = match parent.inheritable() {
+        Ok(descriptors) => descriptors,
+        Err(error) => return format!("cannot hand the switch a descriptor: {error}"),
     };
-    let uplink = Uplink::open(&mut helper, &config).map_err(|error| error.to_string())?;
-    let mtu = uplink.mtu().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1500);
-    let seen_as = CoreUplink { address: address.into(), mtu, mss_clamp: false };
-    let poll = mio::Poll::new().map_err(|error| format!("cannot make an epoll instance: {error}"))?;
-    let waker = mio::Waker::new(poll.registry(), mio::Token(0)).map_err(|error| error.to_string())?;
-    let (notifier, notices) = Notifier::new(waker.into());
-    let mut seed = [0; 32];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(|error| error.to_string())?;
-    let start = reactor::Start { config: datapath::Config::default(), uplink: Some((uplink, seen_as)), seed, notifier };
-    let switch = reactor::start(start).map_err(|error| error.to_string())?;
-    let network =
-        NetworkConfig { subnet: Some(subnet), gateway: Some(gateway.into()), ..NetworkConfig::named(NETWORK) };
-    switch.apply(Command::AddNetwork(network)).map_err(|error| error.to_string())?;
-    parent.ready()?;
-    while let Some(ask) = parent.request()? {
-        match ask {
-            Ask::Attach { name, pid } => parent.done(attach(&switch, &mut helper, &name, pid))?,
-            Ask::Publish { name, ports } => parent.done(publish(&switch, name, &ports))?,
-            Ask::Look => parent.done(look(&switch, notices.try_iter()))?,
-        }
-    }
-    switch.shutdown().map_err(|error| error.to_string())
+    let error = Command::new(OURSELVES)
+        .arg0("pontoon")
+        .args(["switch", "--log", "warn", "--control"])
+        .arg(control)
+        .args(["--subnet", &subnet.to_string(), "--gateway", &gateway.to_string()])
+        .args(["--uplink", &format!("tun:name={uplink},address={address},peer={peer}")])
+        .args(["--ready-fd", &ready.as_raw_fd().to_string(), "--exit-fd", &exit.as_raw_fd().to_string()])
+        .exec();
+    format!("cannot run {OURSELVES}: {error}")
 }
 
-fn attach(switch: &LoopHandle, helper: &mut EnterHelper, name: &str, pid: i32) -> Result<Attached, String> {
-    let endpoint = EndpointRequest {
-        name: name.into(),
-        network: NETWORK.into(),
-        ifname: "eth0".into(),
-        ip: None,
-        mac: MacChoice::FromIp,
-        isolated: false,
-    };
-    let reserved = switch.apply(Command::Reserve(endpoint)).map_err(|error| error.to_string())?;
-    let Applied::Reserved(endpoint) = reserved else { return Err("no address was reserved".into()) };
-    let ip = endpoint.ip.ok_or("the network has no addresses")?;
-    let config = Config {
-        label: Some(name.into()),
-        mac: Some(endpoint.mac),
-        mtu: Some(endpoint.mtu.into()),
-        addresses: vec![ip],
-        ..Config::default()
-    };
-    let config = endpoint.gateway.into_iter().fold(config, Config::with_gateway);
-    let request =
-        Request { target: Target::Pid(pid), kind: Kind::Tap, name: "eth0".into(), header: Header::Vnet, config };
-    let mut opened: Opened = helper.open(request).map_err(|error| error.to_string())?;
-    let life = Life::Pid(opened.pidfd.take().ok_or("the helper gave no pidfd")?);
-    let port = TapPort::attach(opened, life).map_err(|error| format!("cannot keep the TAP of {name}: {error}"))?;
-    let caps = port.device().caps();
-    let caps = Caps { vnet: caps.vnet, uso: caps.uso };
-    switch.add_port(endpoint.port, port).map_err(|not_added| not_added.why.to_string())?;
-    switch.apply(Command::Open { port: endpoint.port, caps }).map_err(|error| error.to_string())?;
-    Ok(Attached { ip: v4(ip.addr())?, mac: endpoint.mac })
-}
-
-fn v4(addr: Addr) -> Result<Ipv4Addr, String> {
-    addr.as_v4().map(Ipv4Addr::from).ok_or_else(|| format!("{addr} is not an IPv4 address"))
-}
-
-fn publish(switch: &LoopHandle, name: String, ports: &[Published]) -> Result<(), String> {
-    let ports = ports.iter().map(|&Published { proto, host, container }| Publication {
-        proto,
-        host_ip: None,
-        host_port: host,
-        container_port: container,
-    });
-    let command = Command::Publish { name, ifname: None, ports: ports.collect() };
-    switch.apply(command).map(drop).map_err(|error| error.to_string())
-}
-
-fn look(switch: &LoopHandle, notices: impl Iterator<Item = Notice>) -> Result<Look, String> {
-    let mut look = Look { trouble: notices.map(|notice| format!("{notice:?}")).collect(), ..Look::default() };
-    let ask = |query| switch.query(query).map_err(|error| error.to_string());
-    if let Answer::Ports(ports) = ask(Query::Ports)? {
-        look.ports = ports
-            .into_iter()
-            .map(|port| {
-                let Traffic { frames, bytes } = port.rx;
-                let drops = port.drops.into_iter().map(|(why, count)| (why.to_owned(), count)).collect();
-                Port { name: port.name, frames, bytes, drops }
-            })
-            .collect();
-    }
-    let mut cursor = 0;
-    while let Answer::Flows(page) = ask(Query::Flows { cursor, max: PAGE })? {
-        look.flows.extend(page.rows.into_iter().map(|flow| flow.line));
-        match page.next {
-            Some(next) if look.flows.len() < PAGE => cursor = next,
-            Some(_) | None => break,
-        }
-    }
-    Ok(look)
+fn parse<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, String> {
+    serde_json::from_value(answer).map_err(|error| format!("the switch gave an answer of another form: {error}"))
 }

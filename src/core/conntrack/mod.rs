@@ -22,22 +22,27 @@
 //! so does an ICMP error, which only looks its flow up (V9, I6).
 //!
 //! - `tuple`: five-tuples and how ICMP fits in them.
+//! - `segment`: the facts of a TCP segment.
 //! - `tcp`: the state machine and the windows.
 //! - `timeouts`: the timeout classes.
 //! - `flow`: one flow, and its line in `conntrack -L`.
+//! - `index`: hash to slot, without rehash or tombstone.
 //! - `lists`: intrusive lists.
-//! - `table`: index, slab, timers, limits, quotas, eviction.
+//! - `table`: slab, timers, limits, quotas, eviction.
 
 mod flow;
+mod index;
 mod lists;
+pub mod segment;
 mod table;
 pub mod tcp;
 mod timeouts;
 pub mod tuple;
 
 pub use flow::{Flow, Line};
+pub use segment::Segment;
 pub use table::{Config, LIMIT_MAX, Page, Stats, Table};
-pub use tcp::{Segment, State};
+pub use tcp::State;
 pub use timeouts::Timeouts;
 pub use tuple::{FiveTuple, Query};
 

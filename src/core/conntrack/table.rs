@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //! Flows lie in a slab that is reserved for the limit at start and touched as it fills: it never moves, and idle it costs
-//! nothing. The index maps the keyed hash of a tuple to `slot << 1 | direction`; each flow is in it twice. The index has
-//! four buckets for each flow of the limit, so it is at most half full and does not rehash.
+//! nothing. The index maps the keyed hash of a tuple to `slot << 1 | direction`; each flow is in it twice. It is sized for
+//! the limit, too, and never grows or rehashes.
 //!
 //! **Timers.** A packet only stamps its flow. Flows lie in lists by rank and timeout class, ordered by the stamp they had
 //! when they were queued; when the head of a list is due, its true deadline is looked at, and it goes, or to the tail.
@@ -33,13 +33,15 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Index;
 use std::time::Duration;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use super::flow::{Flow, Rank, mark};
+use super::index::Index as TupleIndex;
 use super::lists::{Chain, Ends, NIL, Node};
-use super::tcp::{Context, Kind, Outcome, State, Tcp};
+use super::segment::Kind;
+use super::tcp::{Context, Outcome, State, Tcp};
 use super::timeouts::{Class, Timeouts};
 use super::tuple::{self, FiveTuple, Query};
 use super::{Direction, FlowId, Full, Invalid, L4, OwnerId, Tentative, Track};
@@ -160,13 +162,16 @@ impl BuildHasher for Key {
     }
 }
 
+/// What a million flows cost, all in.
+const _: () = assert!(1_000_000 * (size_of::<Flow>() + size_of::<Node>()) + TupleIndex::bytes(2_000_000) < 300 << 20);
+
 const LISTS: usize = Rank::COUNT * Class::COUNT;
 const _: () = assert!(LISTS <= u128::BITS as usize);
 
 /// The flows.
 pub struct Table {
     key: Key,
-    index: HashTable<u32>,
+    index: TupleIndex,
     flows: Vec<Flow>,
     /// In step with `flows`.
     nodes: Vec<Node>,
@@ -188,10 +193,8 @@ impl Table {
     pub fn new(config: Config, key: [u8; 16]) -> Table {
         let limit = config.limit.clamp(1, LIMIT_MAX);
         let key = Key(SipHasher13::new_with_key(&key));
-        // Buckets are a power of two, of which hashbrown fills seven eighths.
-        let buckets = (limit as usize * 4).next_power_of_two();
         Table {
-            index: HashTable::with_capacity(buckets / 8 * 7),
+            index: TupleIndex::new(2 * limit as usize),
             flows: Vec::with_capacity(limit as usize),
             nodes: Vec::with_capacity(limit as usize),
             free: NIL,
@@ -388,8 +391,8 @@ impl Table {
             owner,
         };
         let id = FlowId(u32::from(flow.generation) << 24 | slot);
-        self.index_insert(&original, slot << 1);
-        self.index_insert(&reply, slot << 1 | 1);
+        self.index.insert(self.hash(&original), slot << 1);
+        self.index.insert(self.hash(&reply), slot << 1 | 1);
         self.stats.flows += 1;
         self.stats.created += 1;
         *self.protocol_count(original.proto) += 1;
@@ -515,22 +518,8 @@ impl Table {
 
     #[inline]
     fn find(&self, tuple: &FiveTuple, hash: u64) -> Option<(u32, Direction)> {
-        let found = self.index.find(hash, |&entry| entry_tuple(&self.flows, entry) == tuple)?;
-        Some((found >> 1, entry_direction(*found)))
-    }
-
-    fn index_insert(&mut self, tuple: &FiveTuple, entry: u32) {
-        let hash = self.hash(tuple);
-        let (key, flows) = (&self.key, &self.flows);
-        self.index.insert_unique(hash, entry, |&e| key.hash_one(entry_tuple(flows, e)));
-    }
-
-    fn index_remove(&mut self, tuple: &FiveTuple, entry: u32) {
-        let found = self.index.find_entry(self.hash(tuple), |&e| e == entry);
-        debug_assert!(found.is_ok(), "a live flow is indexed under both tuples");
-        if let Ok(found) = found {
-            found.remove();
-        }
+        let entry = self.index.find(hash, |e| entry_tuple(&self.flows, e) == tuple)?;
+        Some((entry >> 1, entry_direction(entry)))
     }
 
     /// The place of a flow that is alive, or at least not collected.
@@ -578,8 +567,9 @@ impl Table {
         let (original, reply, owner) = (flow.original, flow.reply, flow.owner);
         let rank = flow.list as usize / Class::COUNT;
         let state = flow.tcp.state;
-        self.index_remove(&original, slot << 1);
-        self.index_remove(&reply, slot << 1 | 1);
+        let indexed =
+            self.index.remove(self.hash(&original), slot << 1) && self.index.remove(self.hash(&reply), slot << 1 | 1);
+        debug_assert!(indexed, "a flow is indexed under both tuples");
         self.dequeue(slot);
         if let Some(account) = self.owners.get_mut(&owner) {
             account.ranks[rank].unlink(&mut self.nodes, Chain::Owner, slot);
@@ -806,3 +796,6 @@ fn answered_class(flow: &Flow, now: Instant) -> Class {
         proto => first_class(proto),
     }
 }
+
+#[cfg(test)]
+mod audit;

@@ -21,163 +21,14 @@
 //! ```
 //!
 //! By default we are liberal: I and III are noted by not learning from such a segment, and it passes and moves the state
-//! all the same. A NAT that refuses it would leak or stall the connection (X03, Q02).
+//! all the same. A NAT that refuses it would leak or stall the connection (X03, Q02). A RST outside the window passes too,
+//! but changes nothing (Linux, when liberal, cuts the timer to that of CLOSE).
 //!
 //! A frame of 64 KiB that the kernel will segment later is one segment here; all arithmetic is modulo 2^32.
 
+use super::segment::{ACK, Kind, RST, SYN, Segment, after, before};
 use super::timeouts::Class;
 use super::{Direction, Invalid};
-
-/// TCP header flags.
-pub const FIN: u8 = 0x01;
-/// See [`FIN`].
-pub const SYN: u8 = 0x02;
-/// See [`FIN`].
-pub const RST: u8 = 0x04;
-/// See [`FIN`].
-pub const PSH: u8 = 0x08;
-/// See [`FIN`].
-pub const ACK: u8 = 0x10;
-/// See [`FIN`].
-pub const URG: u8 = 0x20;
-/// See [`FIN`].
-pub const ECE: u8 = 0x40;
-/// See [`FIN`].
-pub const CWR: u8 = 0x80;
-
-/// The facts of a TCP segment that tracking needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Segment {
-    /// The flag byte as it stands in the header.
-    pub flags: u8,
-    /// Sequence number.
-    pub seq: u32,
-    /// Acknowledgement number, whatever the ACK flag says.
-    pub ack: u32,
-    /// Window field, unscaled.
-    pub window: u16,
-    /// Bytes of payload; of the whole frame when it is a super-frame.
-    pub payload_len: u32,
-    /// Window scale option, at most 14 (RFC 7323 2.3).
-    pub wscale: Option<u8>,
-    /// SACK-permitted option.
-    pub sack_permitted: bool,
-    /// The highest right edge of the SACK blocks, or `ack` if that is higher or there are none.
-    pub sack: u32,
-}
-
-impl Segment {
-    /// Reads a TCP header with its options; `payload_len` is what follows it, in bytes. `None` if the header is cut short.
-    ///
-    /// Broken options end the reading of options, as in Linux; they never make a segment unreadable.
-    #[inline]
-    pub fn parse(header: &[u8], payload_len: u32) -> Option<Segment> {
-        let (fixed, rest) = header.split_first_chunk::<20>()?;
-        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
-        let options = usize::from(fixed[12] >> 4).checked_sub(5)? * 4;
-        let ack = word(8);
-        let mut segment = Segment {
-            flags: fixed[13],
-            seq: word(4),
-            ack,
-            window: u16::from_be_bytes([fixed[14], fixed[15]]),
-            payload_len,
-            wscale: None,
-            sack_permitted: false,
-            sack: ack,
-        };
-        segment.options(rest.get(..options)?);
-        Some(segment)
-    }
-
-    #[inline]
-    fn options(&mut self, mut rest: &[u8]) {
-        // What nearly every segment of a connection carries: two NOPs and a timestamp (RFC 7323 appendix A).
-        if rest.len() == 12 && rest[..4] == [1, 1, 8, 10] {
-            return;
-        }
-        while let [kind, tail @ ..] = rest {
-            match kind {
-                0 => return,
-                1 => {
-                    rest = tail;
-                    continue;
-                }
-                _ => {}
-            }
-            let Some(&len) = tail.first() else { return };
-            let len = usize::from(len);
-            if len < 2 || len > rest.len() {
-                return;
-            }
-            let body = &rest[2..len];
-            match (kind, body) {
-                (3, [scale]) => self.wscale = Some((*scale).min(14)),
-                (4, []) => self.sack_permitted = true,
-                (5, blocks) if blocks.len() % 8 == 0 => {
-                    for block in blocks.chunks_exact(8) {
-                        let right = u32::from_be_bytes([block[4], block[5], block[6], block[7]]);
-                        if after(right, self.sack) {
-                            self.sack = right;
-                        }
-                    }
-                }
-                _ => {}
-            }
-            rest = &rest[len..];
-        }
-    }
-
-    /// The sequence number after this segment; SYN and FIN count as a byte each.
-    #[inline]
-    fn end(&self) -> u32 {
-        self.seq
-            .wrapping_add(self.payload_len)
-            .wrapping_add(u32::from(self.has(SYN)))
-            .wrapping_add(u32::from(self.has(FIN)))
-    }
-
-    #[inline]
-    pub(super) fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// X01: the combinations that a TCP may send; PSH, ECE and CWR go with all.
-    #[inline]
-    pub(super) fn has_valid_flags(&self) -> bool {
-        const FIN_ACK: u8 = FIN | ACK;
-        const SYN_ACK: u8 = SYN | ACK;
-        const RST_ACK: u8 = RST | ACK;
-        match self.flags & !(PSH | ECE | CWR) {
-            SYN | SYN_ACK | RST | RST_ACK | FIN_ACK | ACK => true,
-            other => matches!(other & !URG, SYN | FIN_ACK | ACK) && other & URG != 0,
-        }
-    }
-
-    #[inline]
-    pub(super) fn kind(&self) -> Kind {
-        match self.flags & (SYN | ACK | FIN | RST) {
-            f if f & RST != 0 => Kind::Rst,
-            f if f & SYN != 0 && f & ACK != 0 => Kind::SynAck,
-            f if f & SYN != 0 => Kind::Syn,
-            f if f & FIN != 0 => Kind::Fin,
-            f if f & ACK != 0 => Kind::Ack,
-            _ => Kind::None,
-        }
-    }
-}
-
-/// A segment by the flag that matters most.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Kind {
-    Syn,
-    SynAck,
-    Fin,
-    Ack,
-    Rst,
-    #[default]
-    None,
-}
 
 /// The states of `nf_conntrack_proto_tcp.c`, in its order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -363,16 +214,6 @@ enum Fit {
     /// Passes, and nothing is learnt from it but what has been noted already.
     Ignore,
     No,
-}
-
-#[inline]
-fn before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
-}
-
-#[inline]
-fn after(a: u32, b: u32) -> bool {
-    before(b, a)
 }
 
 /// Linux' MAXACKWINCONST: what an acknowledgement may lag behind when the window is smaller than that.
@@ -669,7 +510,14 @@ impl Tcp {
         let recent_ack = after(sack, receiver.end.wrapping_sub(ack_window).wrapping_sub(1));
         let known_ack = before(sack, receiver.end.wrapping_add(1));
         let recent_seq = receiver.maxwin == 0 || after(end, sender.end.wrapping_sub(receiver.maxwin).wrapping_sub(1));
-        let misfit = if liberal || self.flags[me] & seen::BE_LIBERAL != 0 { Fit::Yes } else { Fit::No };
+        let misfit = if !liberal && self.flags[me] & seen::BE_LIBERAL == 0 {
+            Fit::No
+        } else if kind == Kind::Rst {
+            // Its receiver can judge it, we cannot: believing it would let a stranger cut the timer of a silent flow.
+            Fit::Ignore
+        } else {
+            Fit::Yes
+        };
         // I
         if !before(seq, sender.maxend.wrapping_add(1)) {
             let overshot = end.wrapping_sub(sender.maxend).wrapping_add(1);
@@ -699,11 +547,9 @@ impl Tcp {
             sender.end = end;
             self.flags[me] |= seen::UNACKNOWLEDGED;
         }
-        if segment.has(ACK) {
-            if self.flags[me] & seen::MAXACK_SET == 0 || after(ack, sender.maxack) {
-                sender.maxack = ack;
-                self.flags[me] |= seen::MAXACK_SET;
-            }
+        if segment.has(ACK) && (self.flags[me] & seen::MAXACK_SET == 0 || after(ack, sender.maxack)) {
+            sender.maxack = ack;
+            self.flags[me] |= seen::MAXACK_SET;
         }
         let receiver = &mut self.peers[peer];
         if receiver.maxwin != 0 && overran {
@@ -765,3 +611,6 @@ enum Reset {
     /// Below what the other side has acknowledged: nobody believes it.
     Stale,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,568 @@
+//! The configuration file of `pontoon switch`, and what it and the command line together ask for.
+//!
+//! # Theory of operation
+//! [`File`] is the file as written; [`Settings`] is what the switch runs with: options over the file over defaults. All
+//! of it is judged before anything starts: each field when it is read, and the whole by a rehearsal, in which a core of
+//! its own, without devices, is given every command in the order in which the real one will get them.
+//! An error names the line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::control::protocol::{Level, NetworkSpec, Route, Rule};
+use crate::core::command::{Command, CommandError, UplinkConfig};
+use crate::core::conntrack::{self, LIMIT_MAX, Timeouts};
+use crate::core::datapath::{self, Datapath};
+use crate::core::port::PortId;
+use crate::core::time::Instant;
+use crate::core::world::{Sent, World};
+use crate::frame::FrameOut;
+use crate::io::sys::tuntap;
+use crate::wire::addr::{Addr, Cidr};
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    pub switch: SwitchSection,
+    pub timeouts: Timeouts,
+    pub network: Vec<Spanned<NetworkSpec>>,
+    pub rule: Vec<Spanned<Rule>>,
+    pub route: Vec<Spanned<Route>>,
+}
+
+/// `[switch]`: each key is the option of that name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SwitchSection {
+    pub control: Option<PathBuf>,
+    pub log: Option<Level>,
+    pub pcap: Option<PathBuf>,
+    pub flow_limit: Option<Spanned<u32>>,
+    pub flow_quota: Option<Spanned<u32>>,
+    /// TCP outside the window passes (`nf_conntrack_tcp_be_liberal`).
+    pub tcp_liberal: Option<bool>,
+    /// An ACK may begin a flow (`nf_conntrack_tcp_loose`).
+    pub tcp_loose: Option<bool>,
+    /// Forward between networks and the uplink (`ip_forward`).
+    pub forward: Option<bool>,
+    pub uplink: Option<Spanned<UplinkSpec>>,
+}
+
+/// A TUN to the world.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkSpec {
+    /// Of the device.
+    pub name: String,
+    /// pontoon's own.
+    pub address: Addr,
+    /// The kernel's side, configured on the device.
+    pub peer: Option<Cidr>,
+    /// Where the device is.
+    pub netns: Option<PathBuf>,
+    /// Bytes of an IP packet.
+    pub mtu: Option<u16>,
+    /// Lower the MSS of connections that cross to what fits (R23).
+    #[serde(default)]
+    pub mss_clamp: bool,
+    /// An inherited descriptor is the device; of the command line only, where whoever starts us can see to it.
+    #[serde(skip)]
+    pub fd: Option<i32>,
+}
+
+/// The name of a device that came as a descriptor, in messages.
+const BY_DESCRIPTOR: &str = "by descriptor";
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{origin}: {why}")]
+pub struct ConfigError {
+    origin: Origin,
+    why: String,
+}
+
+/// Where something was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Line(PathBuf, usize),
+    File(PathBuf),
+    Option(&'static str),
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Line(path, line) => write!(f, "{} line {line}", path.display()),
+            Origin::File(path) => write!(f, "{}", path.display()),
+            Origin::Option(option) => f.write_str(option),
+            Origin::Default => f.write_str("default network"),
+        }
+    }
+}
+
+/// A file with its text, so that a place in it is a line.
+#[derive(Debug, Default)]
+pub struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Reads a file; no file is an empty one.
+    pub fn read(path: Option<&Path>) -> Result<(Source, File), ConfigError> {
+        let Some(path) = path else {
+            return Ok((Source::default(), File::default()));
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            origin: Origin::File(path.into()),
+            why: format!("cannot read it: {error}; give another file with --config"),
+        })?;
+        Source { path: path.into(), text }.parse()
+    }
+
+    fn parse(self) -> Result<(Source, File), ConfigError> {
+        match toml::from_str(&self.text) {
+            Ok(file) => Ok((self, file)),
+            Err(error) => {
+                let why = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+                let origin = match error.span() {
+                    Some(span) => self.line(span.start),
+                    None => Origin::File(self.path),
+                };
+                Err(ConfigError { origin, why })
+            }
+        }
+    }
+
+    fn line(&self, at: usize) -> Origin {
+        let before = self.text.as_bytes().iter().take(at);
+        Origin::Line(self.path.clone(), before.filter(|&&byte| byte == b'\n').count() + 1)
+    }
+
+    fn of<T>(&self, spanned: Spanned<T>) -> (Origin, T) {
+        (self.line(spanned.span().start), spanned.into_inner())
+    }
+}
+
+/// What the command line says; the rest is the file's.
+#[derive(Debug, Default)]
+pub struct Overrides {
+    pub control: Option<PathBuf>,
+    pub subnet: Option<Cidr>,
+    pub gateway: Option<crate::control::protocol::Gateway>,
+    pub mtu: Option<u16>,
+    pub uplink: Option<UplinkChoice>,
+    pub pcap: Option<PathBuf>,
+    pub log: Option<Level>,
+    pub flow_limit: Option<u32>,
+    pub flow_quota: Option<u32>,
+}
+
+/// What `--uplink` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UplinkChoice {
+    None,
+    Tun(UplinkSpec),
+}
+
+impl std::str::FromStr for UplinkChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<UplinkChoice, String> {
+        let fields = match text {
+            "none" => return Ok(UplinkChoice::None),
+            "sockets" => {
+                return Err(
+                    "the uplink over host sockets is not part of this version; use tun:name=..,address=.. or none"
+                        .into(),
+                );
+            }
+            text => text.strip_prefix("tun:").ok_or("write tun:name=up0,address=192.0.2.10[,..] or none")?,
+        };
+        let (mut name, mut address, mut fd) = (None, None, None);
+        let (mut peer, mut netns, mut mtu, mut mss_clamp) = (None, None, None, None);
+        for field in fields.split(',') {
+            let (key, value) = field.split_once('=').ok_or_else(|| format!("'{field}' is not KEY=VALUE"))?;
+            let number = |error| format!("{key}: '{value}' is not a number in range: {error}");
+            let twice = match key {
+                "name" => name.replace(value.to_owned()).is_some(),
+                "address" => {
+                    let parsed = Addr::parse(value).map_err(|error| format!("address: '{value}' is {error}"))?;
+                    address.replace(parsed).is_some()
+                }
+                "peer" => {
+                    let parsed = value.parse::<Cidr>().map_err(|error| format!("peer: '{value}' is {error}"))?;
+                    peer.replace(parsed).is_some()
+                }
+                "netns" => netns.replace(PathBuf::from(value)).is_some(),
+                "mtu" => mtu.replace(value.parse().map_err(number)?).is_some(),
+                "fd" => fd.replace(value.parse().map_err(number)?).is_some(),
+                "mss_clamp" => {
+                    let on = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(format!("mss_clamp: '{value}' is neither on nor off")),
+                    };
+                    mss_clamp.replace(on).is_some()
+                }
+                _ => {
+                    return Err(format!(
+                        "there is no '{key}'; there are name, address, peer, netns, mtu, mss_clamp and fd"
+                    ));
+                }
+            };
+            if twice {
+                return Err(format!("'{key}' is there twice"));
+            }
+        }
+        let address = address.ok_or("address=ADDR is missing: pontoon's own on the uplink")?;
+        let name = match (name, fd) {
+            (Some(name), None) => name,
+            (None, Some(_)) if peer.is_none() && netns.is_none() => BY_DESCRIPTOR.to_owned(),
+            (None, None) => return Err("name=NAME is missing: the device to make or to take".into()),
+            (_, Some(_)) => {
+                return Err("fd=N is a device that is made and configured; leave name, peer and netns out".into());
+            }
+        };
+        let mss_clamp = mss_clamp.unwrap_or(false);
+        Ok(UplinkChoice::Tun(UplinkSpec { name, address, peer, netns, mtu, mss_clamp, fd }))
+    }
+}
+
+/// What the switch runs with.
+#[derive(Debug)]
+pub struct Settings {
+    pub control: Option<PathBuf>,
+    pub log: Level,
+    pub pcap: Option<PathBuf>,
+    pub core: datapath::Config,
+    pub uplink: Option<(Origin, UplinkSpec)>,
+    /// Networks, rules and routes, in the order in which they are made.
+    pub commands: Vec<(Origin, Command)>,
+}
+
+/// docker0's.
+const DEFAULT_SUBNET: &str = "172.17.0.0/16";
+
+impl Settings {
+    /// Puts options and file together, and judges the whole.
+    pub fn new(source: &Source, file: File, over: Overrides) -> Result<Settings, ConfigError> {
+        let File { switch, timeouts, network, rule, route } = file;
+        let limit = |spanned: Option<Spanned<u32>>, over: Option<u32>, option| match (over, spanned) {
+            (Some(value), _) => in_range(Origin::Option(option), value).map(Some),
+            (None, Some(value)) => {
+                let (origin, value) = source.of(value);
+                in_range(origin, value).map(Some)
+            }
+            (None, None) => Ok(None),
+        };
+        let default = conntrack::Config::default();
+        let core = datapath::Config {
+            conntrack: conntrack::Config {
+                limit: limit(switch.flow_limit, over.flow_limit, "--flow-limit")?.unwrap_or(default.limit),
+                quota: limit(switch.flow_quota, over.flow_quota, "--flow-quota")?,
+                timeouts,
+                tcp_liberal: switch.tcp_liberal.unwrap_or(default.tcp_liberal),
+                tcp_loose: switch.tcp_loose.unwrap_or(default.tcp_loose),
+                ..default
+            },
+            no_forward: !switch.forward.unwrap_or(true),
+        };
+        let uplink = match (over.uplink, switch.uplink) {
+            (Some(UplinkChoice::None), _) | (None, None) => None,
+            (Some(UplinkChoice::Tun(spec)), _) => Some((Origin::Option("--uplink"), spec)),
+            (None, Some(spanned)) => Some(source.of(spanned)),
+        };
+        if let Some((origin, spec)) = &uplink {
+            check_uplink(origin, spec)?;
+        }
+        let mut networks: Vec<_> = network.into_iter().map(|spanned| source.of(spanned)).collect();
+        default_network(&mut networks, over.subnet, over.gateway, over.mtu);
+        let commands = networks
+            .into_iter()
+            .map(|(origin, spec)| (origin, Command::AddNetwork(spec.config())))
+            .chain(rule.into_iter().map(|spanned| {
+                let (origin, rule) = source.of(spanned);
+                (origin, Command::AddRule(rule.into()))
+            }))
+            .chain(route.into_iter().map(|spanned| {
+                let (origin, Route { dst }) = source.of(spanned);
+                (origin, Command::AddRoute { dst })
+            }))
+            .collect();
+        let settings = Settings {
+            control: over.control.or(switch.control),
+            log: over.log.or(switch.log).unwrap_or_default(),
+            pcap: over.pcap.or(switch.pcap),
+            core,
+            uplink,
+            commands,
+        };
+        settings.rehearse()?;
+        Ok(settings)
+    }
+
+    /// Has a core without devices judge every command.
+    fn rehearse(&self) -> Result<(), ConfigError> {
+        let config = datapath::Config {
+            // No flow is ever made in it.
+            conntrack: conntrack::Config { limit: 1, ..conntrack::Config::default() },
+            ..datapath::Config::default()
+        };
+        let mut core = Datapath::new(config, [0; 32], Instant::ZERO);
+        let mut judge = |origin: &Origin, command: Command| {
+            core.apply(command, Instant::ZERO, &mut Nowhere).map_err(|error| refused(origin, &error))
+        };
+        if let Some((origin, spec)) = &self.uplink {
+            judge(origin, Command::SetUplink(spec.for_core(spec.mtu.unwrap_or(1500))))?;
+        }
+        for (origin, command) in &self.commands {
+            judge(origin, command.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// What the core says of something that was asked for at `origin`.
+pub fn refused(origin: &Origin, error: &CommandError) -> ConfigError {
+    ConfigError { origin: origin.clone(), why: error.to_string() }
+}
+
+impl UplinkSpec {
+    /// What the core has to know.
+    pub fn for_core(&self, mtu: u16) -> UplinkConfig {
+        // The core chooses the port itself.
+        UplinkConfig { address: self.address, mtu, mss_clamp: self.mss_clamp }
+    }
+}
+
+fn check_uplink(origin: &Origin, spec: &UplinkSpec) -> Result<(), ConfigError> {
+    let refuse = |why| Err(ConfigError { origin: origin.clone(), why });
+    if spec.fd.is_none() && !tuntap::is_valid_name(&spec.name) {
+        return refuse(format!(
+            "uplink name: '{}' cannot be a network device's; 1 to 15 bytes without space, '/', ':' and '%'",
+            spec.name
+        ));
+    }
+    match spec.peer {
+        Some(peer) if peer.addr() == spec.address => {
+            refuse(format!("uplink peer: {} is pontoon's own address; give the kernel's side another", peer.addr()))
+        }
+        Some(peer) if peer.addr().is_v4() != spec.address.is_v4() => {
+            refuse(format!("uplink peer: {peer} is not of the family of {}; give two of one", spec.address))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn in_range(origin: Origin, value: u32) -> Result<u32, ConfigError> {
+    if (1..=LIMIT_MAX).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError { origin, why: format!("{value} flows are out of range; 1 to {LIMIT_MAX}") })
+    }
+}
+
+/// The network that the options describe: made if there is no other or if they say something, and over the file's.
+fn default_network(
+    networks: &mut Vec<(Origin, NetworkSpec)>,
+    subnet: Option<Cidr>,
+    gateway: Option<crate::control::protocol::Gateway>,
+    mtu: Option<u16>,
+) {
+    use crate::control::protocol::DEFAULT_NETWORK;
+    let origin = match (subnet, gateway, mtu) {
+        (Some(_), _, _) => Origin::Option("--subnet"),
+        (None, Some(_), _) => Origin::Option("--gateway"),
+        (None, None, Some(_)) => Origin::Option("--mtu"),
+        (None, None, None) if networks.is_empty() => Origin::Default,
+        (None, None, None) => return,
+    };
+    let at = networks.iter().position(|(_, spec)| spec.name == DEFAULT_NETWORK).unwrap_or_else(|| {
+        let mut spec = NetworkSpec::named(DEFAULT_NETWORK);
+        spec.subnet = DEFAULT_SUBNET.parse().ok();
+        networks.insert(0, (Origin::Default, spec));
+        0
+    });
+    let (place, spec) = &mut networks[at];
+    *place = origin;
+    if subnet.is_some() {
+        // The gateway that the file has belongs to its own subnet.
+        spec.subnet = subnet;
+        spec.gateway = None;
+    }
+    spec.gateway = gateway.or(spec.gateway);
+    spec.mtu = mtu.or(spec.mtu);
+}
+
+/// A world without devices.
+struct Nowhere;
+
+impl World for Nowhere {
+    fn transmit(&mut self, _: PortId, _: FrameOut<'_>) -> Sent {
+        Sent::Gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn settings(text: &str, over: Overrides) -> Result<Settings, ConfigError> {
+        let (source, file) = Source { path: "p.toml".into(), text: text.into() }.parse()?;
+        Settings::new(&source, file, over)
+    }
+
+    fn error(text: &str) -> String {
+        settings(text, Overrides::default()).expect_err(text).to_string()
+    }
+
+    fn networks(settings: &Settings) -> Vec<String> {
+        settings
+            .commands
+            .iter()
+            .filter_map(|(_, command)| match command {
+                Command::AddNetwork(config) => Some(format!(
+                    "{} {} {}",
+                    config.name,
+                    config.subnet.map_or("-".into(), |subnet| subnet.to_string()),
+                    config.gateway.map_or("-".into(), |gateway| gateway.to_string())
+                )),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn nothing_said_is_one_network_like_docker0() {
+        let settings = settings("", Overrides::default()).expect("defaults");
+        assert_eq!(networks(&settings), ["default 172.17.0.0/16 172.17.0.1"]);
+        assert!(settings.uplink.is_none());
+    }
+
+    #[test]
+    fn a_whole_file_is_understood() {
+        let text = r#"
+            [switch]
+            control = "/tmp/p.sock"
+            log = "debug"
+            flow_limit = 1000
+            flow_quota = 100
+            uplink = { name = "up0", address = "192.0.2.10", peer = "192.0.2.1/24", mss_clamp = true }
+            [timeouts]
+            udp_timeout = 300
+            [[network]]
+            name = "front"
+            subnet = "10.1.0.0/24"
+            [[network]]
+            name = "back"
+            subnet = "10.2.0.0/24"
+            gateway = "none"
+            internal = true
+            guard = "strict"
+            [[rule]]
+            dnat = { proto = "tcp", dst = "192.0.2.10", port = 80, to = "10.1.0.2", to_port = 8080 }
+            [[rule]]
+            nonat = { dst = "198.51.100.0/24" }
+            [[route]]
+            dst = "203.0.113.0/24"
+        "#;
+        let settings = settings(text, Overrides::default()).expect("valid");
+        assert_eq!(networks(&settings), ["front 10.1.0.0/24 10.1.0.1", "back 10.2.0.0/24 -"]);
+        assert_eq!((settings.core.conntrack.limit, settings.core.conntrack.quota), (1000, Some(100)));
+        assert_eq!(settings.core.conntrack.timeouts.udp_timeout, Duration::from_secs(300));
+        assert_eq!(settings.commands.len(), 5);
+        assert!(settings.uplink.is_some_and(|(_, spec)| spec.mss_clamp && spec.name == "up0"));
+    }
+
+    #[test]
+    fn an_error_names_its_line_in_one_line() {
+        for (text, says) in [
+            ("[switch]\nlgo = \"debug\"\n", "p.toml line 2: unknown field `lgo`"),
+            ("[swich]\n", "p.toml line 1: unknown field `swich`"),
+            ("\n\n[timeouts]\nudp_timeuot = 3\n", "line 4: unknown field `udp_timeuot`"),
+            ("[switch]\nlog = \"loud\"\n", "line 2: unknown variant `loud`"),
+            ("[[network]]\nname = \"n\"\nsubnet = \"10.0.0/8\"\n", "line 3: '10.0.0/8' is not a prefix"),
+            ("[[network]]\nname = \"n\"\nmtu = 70000\n", "line 3"),
+            ("[[network]]\nsubnet = \"10.0.0.0/8\"\n", "line 1: missing field `name`"),
+            ("[switch]\nflow_limit = 0\n", "line 2: 0 flows are out of range"),
+            ("[switch\n", "line 1"),
+            ("[switch]\nuplink = { name = \"a b\", address = \"192.0.2.1\" }\n", "line 2: uplink name"),
+            (
+                "[switch]\nuplink = { name = \"u\", address = \"192.0.2.1\", peer = \"192.0.2.1/24\" }\n",
+                "line 2: uplink peer",
+            ),
+            ("[[rule]]\nmasq = {}\n", "unknown variant `masq`"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(says) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_before_anything_starts() {
+        for (text, says) in [
+            ("[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/8\"\ngateway = \"11.0.0.1\"\n", "line 1: gateway"),
+            (
+                "[[network]]\nname = \"a\"\nsubnet = \"10.0.0.0/8\"\n[[network]]\nname = \"b\"\nsubnet = \"10.1.0.0/16\"\n",
+                "line 4: subnet",
+            ),
+            ("[[network]]\nname = \"a\"\n[[network]]\nname = \"a\"\n", "line 3: network 'a' exists already"),
+            ("[[network]]\nname = \"n\"\nmtu = 100\n", "line 1: mtu: 100 is out of range"),
+            ("[switch]\nuplink = { name = \"u\", address = \"172.17.0.9\" }\n", "default network: subnet"),
+            ("[[network]]\nname = \"n\"\nageing_seconds = 1\n", "line 1: ageing"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn options_go_before_the_file() {
+        let text = "[switch]\nlog = \"debug\"\ncontrol = \"/a\"\n[[network]]\nname = \"default\"\nsubnet = \"10.0.0.0/8\"\ngateway = \"10.9.9.9\"\n";
+        let over = Overrides {
+            control: Some("/b".into()),
+            subnet: "10.5.0.0/16".parse().ok(),
+            uplink: "tun:name=up0,address=192.0.2.10".parse().ok(),
+            ..Overrides::default()
+        };
+        let settings = settings(text, over).expect("valid");
+        assert_eq!(networks(&settings), ["default 10.5.0.0/16 10.5.0.1"]);
+        assert_eq!((settings.control, settings.log), (Some("/b".into()), Level::Debug));
+        assert!(settings.uplink.is_some());
+        let only_mtu = Overrides { mtu: Some(9000), ..Overrides::default() };
+        let settings = self::settings("[[network]]\nname = \"n\"\n", only_mtu).expect("valid");
+        assert_eq!(networks(&settings), ["default 172.17.0.0/16 172.17.0.1", "n - -"]);
+    }
+
+    #[test]
+    fn a_tun_uplink_is_written_with_keys_and_values() {
+        let spec = "tun:name=up0,address=192.0.2.10,peer=192.0.2.1/24,netns=/run/netns/w,mtu=9000,mss_clamp=on";
+        let Ok(UplinkChoice::Tun(spec)) = spec.parse() else { panic!("{spec} is valid") };
+        assert_eq!((spec.name.as_str(), spec.mtu, spec.mss_clamp), ("up0", Some(9000), true));
+        let Ok(UplinkChoice::Tun(spec)) = "tun:fd=5,address=192.0.2.10".parse() else { panic!("valid") };
+        assert_eq!(spec.fd, Some(5));
+        for (text, says) in [
+            ("sockets", "not part of this version"),
+            ("tap:", "tun:name="),
+            ("tun:", "KEY=VALUE"),
+            ("tun:name=up0", "address=ADDR is missing"),
+            ("tun:address=192.0.2.10", "name=NAME is missing"),
+            ("tun:name=up0,address=192.0.2", "not an IP address"),
+            ("tun:name=up0,adress=192.0.2.1", "no 'adress'"),
+            ("tun:name=a,name=b,address=192.0.2.1", "twice"),
+            ("tun:fd=5,name=up0,address=192.0.2.1", "leave name"),
+            ("tun:name=a,address=192.0.2.1,mtu=70000", "mtu"),
+            ("tun:name=a,address=192.0.2.1,mss_clamp=1", "neither on nor off"),
+        ] {
+            let error = text.parse::<UplinkChoice>().expect_err(text);
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

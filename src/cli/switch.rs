@@ -1,0 +1,194 @@
+//! `pontoon switch`: runs a switch until somebody ends it.
+//!
+//! # Theory of operation
+//! The order matters, and each step can still be refused without a trace:
+//!
+//! ```text
+//! inherited descriptors -> configuration, rehearsed -> helper (forked while there is one thread) -> control socket
+//!   -> uplink -> event loop -> networks, rules, routes -> --ready-fd -> serve
+//! ```
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit};
+
+use super::config::{Overrides, Settings, Source, UplinkChoice, UplinkSpec, refused};
+use super::{Control, Failure};
+use crate::control::calls::capture_file;
+use crate::control::plumber::Plumbing;
+use crate::control::protocol::{Gateway, Level};
+use crate::control::server::Server;
+use crate::core::command::UplinkConfig;
+use crate::io::enter::EnterHelper;
+use crate::io::reactor::{self, LoopHandle, Start};
+use crate::io::switch::{Switch, SwitchError};
+use crate::io::sys::inherit;
+use crate::io::sys::tuntap::Header;
+use crate::io::uplink::{self, Uplink};
+use crate::wire::addr::Cidr;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    control: Control,
+    /// Subnet of the network 'default' [default: 172.17.0.0/16]
+    #[arg(long)]
+    subnet: Option<Cidr>,
+    /// Its gateway's address, or none [default: the first of the subnet]
+    #[arg(long, value_name = "ADDR|none")]
+    gateway: Option<Gateway>,
+    /// Bytes of an IP packet in it [default: 1500]
+    #[arg(long)]
+    mtu: Option<u16>,
+    /// The way to the world: tun:name=up0,address=A[,peer=B/24][,netns=PATH][,mtu=N][,mss_clamp=on][,fd=N], or none
+    #[arg(long)]
+    uplink: Option<UplinkChoice>,
+    /// TOML; what the command line says goes before it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write "1" and a newline to this descriptor when ready, and close it
+    #[arg(long, value_name = "N")]
+    ready_fd: Option<i32>,
+    /// End cleanly when the other end of this descriptor is closed
+    #[arg(long, value_name = "N")]
+    exit_fd: Option<i32>,
+    /// Write every frame to this pcapng file
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// How much to say on standard error [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<Level>,
+    /// Flows at most [default: 262144]
+    #[arg(long, value_name = "N")]
+    flow_limit: Option<u32>,
+    /// Flows at most of one container [default: a quarter of the limit]
+    #[arg(long, value_name = "N")]
+    flow_quota: Option<u32>,
+}
+
+pub fn run(options: Options) -> Result<(), Failure> {
+    let Options { control, subnet, gateway, mtu, uplink, config, ready_fd, exit_fd, pcap, log, flow_limit, flow_quota } =
+        options;
+    // Before anything of our own is open: a number could be anybody's then.
+    let ready = inherited("--ready-fd", ready_fd)?;
+    let exit = inherited("--exit-fd", exit_fd)?;
+    let uplink_fd = match &uplink {
+        Some(UplinkChoice::Tun(UplinkSpec { fd, .. })) => inherited("--uplink tun:fd", *fd)?,
+        Some(UplinkChoice::None) | None => None,
+    };
+    let over = Overrides { control: control.control, subnet, gateway, mtu, uplink, pcap, log, flow_limit, flow_quota };
+    let (source, file) = Source::read(config.as_deref()).map_err(failed)?;
+    let settings = Settings::new(&source, file, over).map_err(failed)?;
+    let control = Control { control: settings.control.clone() }.path()?;
+
+    env_logger::Builder::new().filter_level(log::LevelFilter::Trace).init();
+    log::set_max_level(settings.log.into());
+    raise_descriptor_limit();
+
+    let mut helper = EnterHelper::spawn()
+        .map_err(|error| Failure::Failed(format!("cannot start the helper that enters namespaces: {error}")))?;
+    let mut server = Server::bind(&control).map_err(failed)?;
+    server.end_on_signals().map_err(failed)?;
+    if let Some(exit) = exit {
+        server.end_with(exit).map_err(failed)?;
+    }
+    let uplink = open_uplink(&mut helper, &settings, uplink_fd)?;
+    if uplink.is_none() {
+        log::info!("no uplink: containers reach each other and their gateways, but not the world (--uplink)");
+    }
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Failure::Failed(format!("cannot get random bytes: {error}")))?;
+    let handle = reactor::start(Start { config: settings.core.clone(), uplink, seed, notifier: server.notifier() })
+        .map_err(failed)?;
+
+    if let Err(failure) = prepare(&handle, &settings).and_then(|()| say_ready(ready)) {
+        // What failed is what is told; the loop's end takes the uplink down.
+        let _ = handle.shutdown();
+        return Err(failure);
+    }
+    log::info!("listening on {}", control.display());
+    let watcher = server.watcher();
+    server.run(handle, Plumbing::new(helper, watcher)).map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+fn inherited(option: &str, number: Option<i32>) -> Result<Option<OwnedFd>, Failure> {
+    number
+        .map(|number| inherit::take(number).map_err(|error| Failure::Usage(format!("{option} {number}: {error}"))))
+        .transpose()
+}
+
+/// Each port is a descriptor, and each attachment by process another.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        log::warn!("the limit of open files stays {current:?}: {error}");
+    }
+}
+
+/// What a TUN has unless somebody says otherwise.
+const TUN_MTU: u16 = 1500;
+
+fn open_uplink(
+    helper: &mut EnterHelper,
+    settings: &Settings,
+    fd: Option<OwnedFd>,
+) -> Result<Option<(Uplink, UplinkConfig)>, Failure> {
+    let Some((origin, spec)) = &settings.uplink else {
+        return Ok(None);
+    };
+    let told = |error: &dyn std::fmt::Display| Failure::Failed(format!("{origin}: {error}"));
+    let opened = match fd {
+        Some(fd) => Uplink::adopt(fd).map_err(|error| told(&error))?,
+        None => {
+            let config = uplink::UplinkConfig {
+                name: spec.name.clone(),
+                address: spec.address,
+                peer: spec.peer,
+                netns: spec.netns.clone(),
+                mtu: spec.mtu.map(u32::from),
+                header: Header::Vnet,
+            };
+            Uplink::open(helper, &config).map_err(|error| told(&error))?
+        }
+    };
+    // A device of more than 65,535 is one whose MTU is no limit for IP packets.
+    let found = opened.mtu().map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+    let mtu = spec.mtu.or(found).unwrap_or(TUN_MTU);
+    Ok(Some((opened, spec.for_core(mtu))))
+}
+
+/// Makes what the configuration asks for.
+fn prepare(handle: &LoopHandle, settings: &Settings) -> Result<(), Failure> {
+    for (origin, command) in &settings.commands {
+        match handle.apply(command.clone()) {
+            Ok(_) => {}
+            Err(SwitchError::Refused(error)) => return Err(failed(refused(origin, &error))),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if let Some(path) = &settings.pcap {
+        let path = std::path::absolute(path).map_err(|error| failed(format!("--pcap {}: {error}", path.display())))?;
+        handle.capture(Some(capture_file(&path).map_err(failed)?)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn say_ready(ready: Option<OwnedFd>) -> Result<(), Failure> {
+    match ready {
+        Some(fd) => File::from(fd)
+            .write_all(b"1\n")
+            .map_err(|error| Failure::Failed(format!("--ready-fd: cannot write to it: {error}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,106 @@
+//! Devices of ports: opened in their namespaces, and given up.
+
+use std::os::fd::OwnedFd;
+
+use super::protocol::{ApiError, Class};
+use crate::frame::Caps;
+use crate::io::enter::{EnterHelper, Opened, Request, Target};
+use crate::io::lifetime::{Life, Watcher};
+use crate::io::netcfg::LinkStats;
+use crate::io::sys::hwaddr;
+use crate::io::tap::TapPort;
+use crate::wire::mac::Mac;
+
+/// A device for a port, and how long it is to be one.
+#[derive(Debug)]
+pub struct Plugged<P> {
+    pub port: P,
+    pub caps: Caps,
+    /// The MAC address that the device has, where the core did not choose it.
+    pub mac: Option<Mac>,
+    pub life: Life,
+}
+
+/// Opens devices and gives them up. The real one is [`Plumbing`]; tests have another.
+pub trait Plumber {
+    /// A device.
+    type Port;
+
+    /// Opens or makes the device, and configures it.
+    fn open(&mut self, request: &Request) -> Result<Plugged<Self::Port>, ApiError>;
+
+    /// Takes a device that came as a descriptor.
+    fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<Self::Port>, ApiError>;
+
+    /// Gives a device up: one of ours is deleted; from somebody else's, what `request` gave it is taken back.
+    fn close(&mut self, port: Self::Port, request: Option<&Request>) -> Result<(), ApiError>;
+
+    /// The kernel's counters of the device.
+    fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError>;
+}
+
+/// TAPs, by the helper process.
+#[derive(Debug)]
+pub struct Plumbing {
+    helper: EnterHelper,
+    watcher: Watcher,
+}
+
+impl Plumbing {
+    /// Opens by `helper`; paths are looked after by `watcher`.
+    pub fn new(helper: EnterHelper, watcher: Watcher) -> Plumbing {
+        Plumbing { helper, watcher }
+    }
+}
+
+impl Plumber for Plumbing {
+    type Port = TapPort;
+
+    fn open(&mut self, request: &Request) -> Result<Plugged<TapPort>, ApiError> {
+        let mut opened: Opened = self.helper.open(request.clone())?;
+        let life = match (&request.target, opened.pidfd.take()) {
+            (Target::Pid(_), Some(pidfd)) => Life::Pid(pidfd),
+            (Target::Pid(pid), None) => {
+                return Err(ApiError::new(
+                    Class::Internal,
+                    format!("the helper gave no pidfd of process {pid}; restart pontoon"),
+                ));
+            }
+            (Target::Path(path), _) => Life::of_path(&self.watcher, path, opened.netns),
+            (Target::Here, _) => Life::Held,
+        };
+        // Between entering the namespace and now it may have gone; its device would keep it alive unseen.
+        if let Some(gone) = life.check() {
+            return Err(ApiError::new(Class::Missing, format!("the namespace of {} is gone: {gone}", request.name)));
+        }
+        let caps = opened.device.caps();
+        let port = TapPort::attach(opened, Life::Held).map_err(|error| {
+            ApiError::new(Class::Device, format!("TAP {}: cannot make it persist: {error}", request.name))
+        })?;
+        Ok(Plugged { port, caps, mac: None, life })
+    }
+
+    fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<TapPort>, ApiError> {
+        let port = TapPort::adopt(fd).map_err(|error| ApiError::new(Class::Device, error.to_string()))?;
+        let mac = hwaddr::of(port.device()).map_err(|error| {
+            ApiError::new(Class::Device, format!("TAP {}: cannot read its MAC address: {error}", port.device().name()))
+        })?;
+        Ok(Plugged { caps: port.device().caps(), mac: Some(mac), port, life: Life::Held })
+    }
+
+    fn close(&mut self, port: TapPort, request: Option<&Request>) -> Result<(), ApiError> {
+        let found = port.provenance() == crate::io::enter::Provenance::Found;
+        port.detach().map_err(|error| ApiError::new(Class::Device, format!("cannot give the TAP up: {error}")))?;
+        match request {
+            Some(request) if found => {
+                self.helper.undo(request.target.clone(), &request.name, request.config.clone())?;
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError> {
+        Ok(self.helper.stats(request.target.clone(), &request.name)?)
+    }
+}
