@@ -5,7 +5,7 @@
 //! made in steps, and a step that fails takes the ones before it back:
 //!
 //! ```text
-//! reserve (core: port, addresses) -> open the device (helper) -> hand it to the loop -> open the port -> publish
+//! reserve (core: port, addresses) -> publish -> make the device (helper) -> hand it to the loop -> open the port
 //! ```
 //!
 //! # Invariants
@@ -236,77 +236,42 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
 
     fn attach(&mut self, attach: Attach, client: ClientId, fds: &mut VecDeque<OwnedFd>) -> Result<Attached, ApiError> {
         let publications = expand(&attach.publish)?;
-        let place = place(&attach, fds)?;
-        let mut mac = attach.mac.map(|spec| spec.0);
+        let supply = match place(&attach, fds)? {
+            Place::In(target) => Supply::Wanted(target),
+            Place::Brought(fd) => Supply::Brought(self.plumber.adopt(fd).map_err(|error| at("take the TAP", error))?),
+        };
         // A device that is brought has its MAC address already, and the neighbours are to be told that one.
-        let brought = match place {
-            Place::Brought(fd) => {
-                let plugged = self.plumber.adopt(fd).map_err(|error| at("take the TAP", error))?;
-                mac = mac.or(plugged.mac.map(MacChoice::Given));
-                Ok(plugged)
-            }
-            Place::In(target) => Err(target),
+        let own_mac = match &supply {
+            Supply::Brought(plugged) => plugged.mac.map(MacChoice::Given),
+            Supply::Wanted(_) => None,
         };
         let reserve = Command::Reserve(EndpointRequest {
             name: attach.name.clone(),
             network: attach.network.clone(),
             ifname: attach.ifname.clone(),
             ip: attach.ip,
-            mac: mac.unwrap_or_default(),
+            mac: attach.mac.map(|spec| spec.0).or(own_mac).unwrap_or_default(),
             isolated: attach.isolated,
         });
         let endpoint = match self.switch.apply(reserve) {
             Ok(Applied::Reserved(endpoint)) => endpoint,
             Ok(Applied::Done | Applied::Uplink(_) | Applied::Flushed(_)) => return Err(unexpected()),
             Err(error) => {
-                if let Ok(plugged) = brought {
+                if let Supply::Brought(plugged) = supply {
                     self.give_up(plugged.port, None);
                 }
                 return Err(at("reserve an address", error.into()));
             }
         };
-        let (plugged, origin) = match brought {
-            Ok(plugged) => (plugged, Origin::Brought(client)),
-            Err(target) => {
-                let request = request(target, &attach, &endpoint);
-                match self.plumber.open(&request) {
-                    Ok(plugged) => (plugged, Origin::Opened(request)),
-                    Err(error) => {
-                        self.unreserve(endpoint.port);
-                        return Err(at(&format!("make {}", attach.ifname), error));
-                    }
-                }
+        let port = endpoint.port;
+        let attachment = match self.equip(&attach, &endpoint, supply, publications, client) {
+            Ok(attachment) => attachment,
+            Err(error) => {
+                self.unreserve(port);
+                return Err(error);
             }
         };
-        let Plugged { port: device, caps, mac: _, life } = plugged;
-        if let Err(NotAdded { why, device }) = self.switch.add_port(endpoint.port, device) {
-            if let Some(device) = device {
-                self.give_up(device, origin.request());
-            }
-            self.unreserve(endpoint.port);
-            return Err(at("hand the TAP to the switch", why.into()));
-        }
-        let port = endpoint.port;
-        self.attachments
-            .insert(port, Attachment { name: attach.name.clone(), ifname: attach.ifname.clone(), origin, life });
-        let open = self.done(Command::Open { port, caps }).map_err(|error| at("open the port", error));
-        let published = open.and_then(|()| {
-            if publications.is_empty() {
-                return Ok(());
-            }
-            self.done(Command::Publish {
-                name: attach.name.clone(),
-                ifname: Some(attach.ifname.clone()),
-                ports: publications,
-            })
-            .map_err(|error| at("publish", error))
-        });
-        if let Err(error) = published {
-            if let Err(second) = self.remove(port) {
-                log::warn!("port {port} of {}: cannot be undone: {second}", attach.name);
-            }
-            return Err(error);
-        }
+        self.attachments.insert(port, attachment);
         self.new.push(port);
         log::info!("{} {}: attached to {} as {port}", attach.name, attach.ifname, attach.network);
         Ok(Attached {
@@ -319,6 +284,62 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             gateway: endpoint.gateway,
             mtu: endpoint.mtu,
         })
+    }
+
+    /// Publishes, gets the device and opens the port. A failure leaves no device; the reservation, and what is published
+    /// with it, is the caller's to take back.
+    fn equip(
+        &mut self,
+        attach: &Attach,
+        endpoint: &Endpoint,
+        supply: Supply<S::Port>,
+        publications: Vec<Publication>,
+        client: ClientId,
+    ) -> Result<Attachment, ApiError> {
+        let port = endpoint.port;
+        // What the core may refuse comes before the namespace is touched: a default route that was there before does not
+        // come back.
+        if !publications.is_empty() {
+            let publish = Command::Publish {
+                name: attach.name.clone(),
+                ifname: Some(attach.ifname.clone()),
+                ports: publications,
+            };
+            if let Err(error) = self.done(publish) {
+                if let Supply::Brought(plugged) = supply {
+                    self.give_up(plugged.port, None);
+                }
+                return Err(at("publish", error));
+            }
+        }
+        let (plugged, origin) = match supply {
+            Supply::Brought(plugged) => (plugged, Origin::Brought(client)),
+            Supply::Wanted(target) => {
+                // As docker has it: the network that a container joined first is its way out.
+                let is_first = self.attachments.values().all(|one| one.name != attach.name);
+                let request = request(target, attach, endpoint, is_first);
+                match self.plumber.open(&request) {
+                    Ok(plugged) => (plugged, Origin::Opened(request)),
+                    Err(error) => return Err(at(&format!("make {}", attach.ifname), error)),
+                }
+            }
+        };
+        let Plugged { port: device, caps, mac: _, life } = plugged;
+        if let Err(NotAdded { why, device }) = self.switch.add_port(port, device) {
+            if let Some(device) = device {
+                self.give_up(device, origin.request());
+            }
+            return Err(at("hand the TAP to the switch", why.into()));
+        }
+        if let Err(error) = self.done(Command::Open { port, caps }) {
+            match self.switch.remove_port(port) {
+                Ok(Some(device)) => self.give_up(device, origin.request()),
+                Ok(None) => {}
+                Err(second) => log::warn!("{port}: cannot take its device back: {second}"),
+            }
+            return Err(at("open the port", error));
+        }
+        Ok(Attachment { name: attach.name.clone(), ifname: attach.ifname.clone(), origin, life })
     }
 
     /// Takes a reservation back, on the way out of a failure.
@@ -514,6 +535,12 @@ impl std::fmt::Display for Origin {
     }
 }
 
+/// A device, or where to make it.
+enum Supply<P> {
+    Brought(Plugged<P>),
+    Wanted(Target),
+}
+
 /// Where the device is, or is to be.
 enum Place {
     In(Target),
@@ -536,7 +563,7 @@ fn place(attach: &Attach, fds: &mut VecDeque<OwnedFd>) -> Result<Place, ApiError
 }
 
 /// How the device is to be: as the core has it.
-fn request(target: Target, attach: &Attach, endpoint: &Endpoint) -> Request {
+fn request(target: Target, attach: &Attach, endpoint: &Endpoint, with_route: bool) -> Request {
     let config = Config {
         label: Some(attach.name.clone()),
         mac: Some(endpoint.mac),
@@ -550,7 +577,7 @@ fn request(target: Target, attach: &Attach, endpoint: &Endpoint) -> Request {
         kind: Kind::Tap,
         name: attach.ifname.clone(),
         header: Header::Vnet,
-        config: match endpoint.gateway {
+        config: match endpoint.gateway.filter(|_| with_route) {
             Some(gateway) => config.with_gateway(gateway),
             None => config,
         },

@@ -693,4 +693,45 @@ mod tests {
         spec.gateway = Some(Gateway::None);
         assert_eq!(spec.config().gateway, None);
     }
+
+    const DOCUMENTATION: &str = include_str!("../../docs/control-api.md");
+
+    /// The calls that have a section, and the lines of JSON in each.
+    fn documented() -> Vec<(&'static str, Vec<&'static str>)> {
+        let mut calls: Vec<(&str, Vec<&str>)> = Vec::new();
+        for line in DOCUMENTATION.lines() {
+            if let Some(name) = line.strip_prefix("### ") {
+                calls.push((name, Vec::new()));
+            } else if let (true, Some(call)) = (line.starts_with('{'), calls.last_mut()) {
+                call.1.push(line);
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn every_call_is_documented_once_and_nothing_else_is() {
+        let mut names: Vec<_> = documented().into_iter().map(|(name, _)| name).collect();
+        let mut calls = Call::NAMES.to_vec();
+        names.sort_unstable();
+        calls.sort_unstable();
+        assert_eq!(names, calls);
+    }
+
+    #[test]
+    fn every_documented_example_is_a_request_for_its_call() {
+        for (name, examples) in documented() {
+            assert!(!examples.is_empty(), "{name} has no example");
+            for example in examples {
+                assert_eq!(parsed(example).expect(example).name(), name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_class_of_error_is_documented() {
+        for class in Class::ALL {
+            assert!(DOCUMENTATION.contains(&format!("| `{class:?}` |")), "{class:?}");
+        }
+    }
 }

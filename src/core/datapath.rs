@@ -227,11 +227,17 @@ impl Datapath {
             if bridge::is_reserved_group(dst) {
                 return Err(DropReason::ReservedGroup);
             }
-            self.flood(port, network, frame, now, world)?;
-            if frame.layout().kind == L3::Arp && !frame.layout().tagged {
+            let flooded = self.flood(port, network, frame, now, world);
+            // The gateway hears what other ports may not; but a storm ends before it.
+            let heard = flooded != Err(DropReason::FloodRate)
+                && frame.layout().kind == L3::Arp
+                && !frame.layout().tagged
+                && self.network(network).gateway().is_some();
+            if heard {
                 self.arp_input(port, network, frame, now, world);
+                return Ok(());
             }
-            return Ok(());
+            return flooded;
         }
         match net.fdb.lookup(dst, now) {
             Some(to) if to == port => Err(DropReason::SamePort),
@@ -433,6 +439,9 @@ impl Datapath {
         go: impl FnOnce(&mut Datapath, &mut Frame<'_>),
     ) {
         let mut buf = std::mem::take(&mut self.scratch);
+        if buf.is_empty() {
+            buf = vec![0; BUFFER_LEN]; // `go` of another call originates too: an error that must ask ARP for its way
+        }
         buf[HEADROOM - vnet::LEN..HEADROOM].fill(0);
         let len = fill(&mut buf[HEADROOM..]);
         let parsed = Frame::parse(&mut buf, HEADROOM, HEADROOM + len, link);

@@ -21,7 +21,7 @@ use super::datapath::Datapath;
 use super::frag;
 use super::icmp::Complaint;
 use super::nat::rewrite::{self, Quote};
-use super::neigh::{Hold, Resolution};
+use super::neigh::{Held, Hold, Resolution};
 use super::network::NetworkId;
 use super::options;
 use super::port::PortId;
@@ -138,12 +138,17 @@ impl Datapath {
         if dst.is_multicast() || dst == Addr::V4_BROADCAST {
             return Err(DropReason::Broadcast);
         }
-        if let Some(Target::Network(id)) = self.routes.lookup(dst)
-            && self.network(id).subnet().and_then(|s| s.broadcast()) == Some(dst)
-        {
+        let is_broadcast = |route, addr| match route {
+            Some(Target::Network(id)) => self.network(id).subnet().and_then(|s| s.broadcast()) == Some(addr),
+            Some(Target::Uplink) | None => false,
+        };
+        if is_broadcast(self.routes.lookup(dst), dst) {
             return Err(DropReason::Broadcast);
         }
         let back = self.routes.lookup(src);
+        if is_broadcast(back, src) {
+            return Err(DropReason::Martian);
+        }
         let belongs = match ingress {
             Ingress::Endpoint(_, id) => back == Some(Target::Network(id)),
             Ingress::Uplink(_) => !matches!(back, Some(Target::Network(_))) && !self.is_uplink_address(src),
@@ -256,6 +261,9 @@ impl Datapath {
                     let to = flow.tuple(direction.opposite()).inverse();
                     self.rules.established += 1;
                     let egress = self.routes.lookup(to.dst).ok_or(DropReason::NoRoute)?;
+                    if let (Ingress::Uplink(_), Target::Uplink) = (ingress, egress) {
+                        return Err(DropReason::NoRoute); // its network is gone
+                    }
                     self.passable(ingress, frame, egress, now, world)?;
                     return self.emit(ingress, frame, &tuple, &to, egress, now, world);
                 }
@@ -324,6 +332,7 @@ impl Datapath {
         let refused = match (ingress, egress) {
             (_, _) if self.no_forward => Some(DropReason::ForwardingOff),
             (Ingress::Endpoint(_, from), _) if self.network(from).config.internal => Some(DropReason::Internal),
+            (_, Target::Network(to)) if self.network(to).config.internal => Some(DropReason::Internal),
             (Ingress::Endpoint(..), Target::Uplink) => None,
             (Ingress::Endpoint(..) | Ingress::Uplink(_), Target::Network(_)) if published => None,
             (Ingress::Endpoint(..), Target::Network(_)) => Some(DropReason::NetworkIsolation),
@@ -341,9 +350,8 @@ impl Datapath {
     fn source_and_owner(&self, ingress: Ingress, egress: Target, src: Addr, dst: Addr) -> (Addr, PortId) {
         match (ingress, egress) {
             (Ingress::Endpoint(port, from), Target::Uplink) => {
-                let masquerade = self.network(from).config.masquerade;
-                let uplink = self.uplink.map_or(src, |u| u.address);
-                (if masquerade { self.nat.source(src, dst, uplink).unwrap_or(src) } else { src }, port)
+                let masquerade = self.uplink.filter(|_| self.network(from).config.masquerade).map(|u| u.address);
+                (self.nat.source(src, dst, masquerade).unwrap_or(src), port)
             }
             // Hairpin: without it, two containers on one segment would answer each other directly (S39, S40).
             (Ingress::Endpoint(port, _), Target::Network(to)) => (self.network(to).gateway().unwrap_or(src), port),
@@ -365,7 +373,12 @@ impl Datapath {
         now: Instant,
         world: &mut dyn World,
     ) -> Result<(), DropReason> {
+        if self.no_forward {
+            self.rules.policy_drop += 1;
+            return Err(DropReason::ForwardingOff);
+        }
         if !self.network(network).config.icc {
+            self.rules.policy_drop += 1;
             return Err(DropReason::IccOff);
         }
         self.rules.icc += 1;
@@ -499,7 +512,7 @@ impl Datapath {
             Resolution::Unknown => {
                 frame.strip_link();
                 let packet = frame.out().with_vnet();
-                return match self.network_mut(network).neighbours.hold(next_hop, packet, now) {
+                return match self.network_mut(network).neighbours.hold(next_hop, from, packet, now) {
                     Hold::Ask => {
                         self.ask(network, next_hop, None, now, world);
                         Ok(())
@@ -518,12 +531,11 @@ impl Datapath {
         &mut self,
         network: NetworkId,
         next_hop: Addr,
-        from: PortId,
-        held: Vec<Box<[u8]>>,
+        held: Vec<Held>,
         now: Instant,
         world: &mut dyn World,
     ) {
-        for packet in held {
+        for Held { from, packet } in held {
             with_held(&packet, |frame| {
                 if let Err(why) = self.deliver(from, network, next_hop, frame, now, world) {
                     self.count_drop(from, why);
@@ -536,26 +548,13 @@ impl Datapath {
     pub(super) fn neighbour_failed(
         &mut self,
         network: NetworkId,
-        held: Vec<Box<[u8]>>,
+        held: Vec<Held>,
         now: Instant,
         world: &mut dyn World,
     ) {
-        for packet in held {
-            with_held(&packet, |frame| {
-                let Some((src, _)) = frame.addrs() else { return };
-                let charged = match self.routes.lookup(src) {
-                    Some(Target::Network(id)) => match self.network(id).owners.addr(src) {
-                        Some(Owner::Port(port)) => Some(port),
-                        _ => None,
-                    },
-                    Some(Target::Uplink) => self.uplink.map(|u| u.port),
-                    None => None,
-                };
-                if let Some(port) = charged {
-                    self.count_drop(port, DropReason::NeighbourFailed);
-                }
-                self.complain_translated(network, frame, now, world);
-            });
+        for Held { from, packet } in held {
+            self.count_drop(from, DropReason::NeighbourFailed);
+            with_held(&packet, |frame| self.complain_translated(network, frame, now, world));
         }
     }
 

@@ -54,7 +54,7 @@ impl Datapath {
         let asks_us = operation == ArpOperation::Request && target == gateway;
         if on_link && sender.1.is_station() {
             let held = self.network_mut(network).neighbours.heard(sender.0, sender.1, port, asks_us, now);
-            self.release_held(network, sender.0, port, held, now, world);
+            self.release_held(network, sender.0, held, now, world);
         }
         if asks_us {
             let gateway_mac = self.network(network).gateway_mac;
@@ -106,7 +106,12 @@ impl Datapath {
         now: Instant,
         world: &mut dyn World,
     ) -> Result<(), DropReason> {
-        let echo = tuple.proto == proto::ICMP && tuple.dport >> 8 == u16::from(icmp::ECHO);
+        // A later fragment knows the type by its first; the identifier of a reply stands where a request has its type.
+        let echo = match frame.layout().l4_kind {
+            L4::IcmpQuery => frame.l4()[icmp::TYPE] == icmp::ECHO,
+            L4::None => tuple.proto == proto::ICMP && tuple.dport == u16::from(icmp::ECHO) << 8,
+            L4::Tcp | L4::Udp | L4::IcmpError | L4::IcmpOther | L4::Other | L4::Malformed => false,
+        };
         match frame.layout().l4_kind {
             L4::IcmpQuery | L4::None if echo => {
                 echo_in_place(frame);

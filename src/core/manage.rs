@@ -7,9 +7,10 @@ use super::command::{
     Traffic, UplinkConfig,
 };
 use super::conntrack::{Direction, OwnerId};
-use super::counters::Counters;
+use super::counters::{Counters, DropReason};
 use super::datapath::{ANNOUNCEMENTS, Datapath, Uplink};
 use super::nat::MAX_RULES;
+use super::neigh::Held;
 use super::network::{Attachment, Network, NetworkId, Port, PortState, Role};
 use super::port::PortId;
 use super::route::Target;
@@ -167,7 +168,10 @@ impl Datapath {
             self.routes.remove(subnet);
         }
         self.network_names.remove(name);
-        self.networks[usize::from(id.0)] = None;
+        let gone = self.networks[usize::from(id.0)].take();
+        for Held { from, .. } in gone.into_iter().flat_map(|n| n.neighbours.into_held()) {
+            self.count_drop(from, DropReason::NeighbourFailed);
+        }
         Ok(Applied::Done)
     }
 
@@ -286,7 +290,7 @@ impl Datapath {
         net.fdb.add_permanent(attachment.mac, port, now);
         if let Some(ip) = attachment.ip {
             let held = net.neighbours.add_permanent(ip, attachment.mac, port, now);
-            self.release_held(attachment.network, ip, port, held, now, world);
+            self.release_held(attachment.network, ip, held, now, world);
             if let Some(entry) = self.ports.get_mut(port) {
                 entry.announce = (ANNOUNCEMENTS, now);
             }
@@ -320,7 +324,10 @@ impl Datapath {
                 net.fdb.flush_port(port);
                 net.neighbours.flush_port(port);
             }
-            Role::Uplink => self.uplink = None,
+            Role::Uplink => {
+                self.uplink = None;
+                flushed += self.remove_all_flows(); // the next uplink may have another address (R29)
+            }
         }
         Ok(Applied::Flushed(flushed))
     }
@@ -380,7 +387,7 @@ impl Datapath {
         let mut flushed = 0;
         if let Some(old) = self.uplink {
             if old.address != config.address {
-                flushed = self.flush_flows(None).map_or(0, |a| if let Applied::Flushed(n) = a { n } else { 0 }); // R29
+                flushed = self.remove_all_flows(); // R29
             }
         } else {
             self.routes.insert(Cidr::new(Addr::V4_UNSPECIFIED, 0).expect("zero bits fit"), Target::Uplink);
@@ -427,16 +434,18 @@ impl Datapath {
     }
 
     fn flush_flows(&mut self, name: Option<&str>) -> Result<Applied, CommandError> {
-        let owners: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, p)| name.is_none_or(|n| p.attachment().is_some_and(|a| a.name == n)))
-            .map(|(id, _)| OwnerId(id.0))
-            .collect();
-        if let (true, Some(name)) = (owners.is_empty(), name) {
+        let Some(name) = name else { return Ok(Applied::Flushed(self.remove_all_flows())) };
+        let of_name = |p: &Port| p.attachment().is_some_and(|a| a.name == name);
+        let owners: Vec<_> = self.ports.iter().filter(|(_, p)| of_name(p)).map(|(id, _)| OwnerId(id.0)).collect();
+        if owners.is_empty() {
             return Err(missing("endpoint", name));
         }
         Ok(Applied::Flushed(owners.into_iter().map(|owner| self.flows.remove_owner(owner)).sum()))
+    }
+
+    fn remove_all_flows(&mut self) -> usize {
+        let owners: Vec<_> = self.ports.iter().map(|(id, _)| OwnerId(id.0)).collect();
+        owners.into_iter().map(|owner| self.flows.remove_owner(owner)).sum()
     }
 
     /// Looks.

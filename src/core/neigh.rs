@@ -46,6 +46,15 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer counts without a doubt.
 const REACHABLE: Duration = Duration::from_secs(60);
 
+/// A packet that waits.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The port it came by: what becomes of it is counted there.
+    pub from: PortId,
+    /// Its bytes, a virtio header first.
+    pub packet: Box<[u8]>,
+}
+
 #[derive(Debug)]
 struct Entry {
     mac: Option<Mac>,
@@ -56,7 +65,7 @@ struct Entry {
     /// Requests sent since the last answer; 0: nothing is asked.
     probes: u8,
     next_probe: Instant,
-    held: Vec<Box<[u8]>>,
+    held: Vec<Held>,
 }
 
 /// What is known of an address.
@@ -87,7 +96,7 @@ pub enum Event {
     /// Ask again: all, or just this station.
     Ask { addr: Addr, to: Option<Mac> },
     /// Nobody answered; these packets waited.
-    Failed { addr: Addr, held: Vec<Box<[u8]>> },
+    Failed { addr: Addr, held: Vec<Held> },
 }
 
 /// The neighbours of one network's gateway.
@@ -106,7 +115,7 @@ impl Neighbours {
     }
 
     /// The address of an attachment. Gives back what waited for it.
-    pub fn add_permanent(&mut self, addr: Addr, mac: Mac, port: PortId, now: Instant) -> Vec<Box<[u8]>> {
+    pub fn add_permanent(&mut self, addr: Addr, mac: Mac, port: PortId, now: Instant) -> Vec<Held> {
         let held = self.remove(addr);
         let entry = Entry {
             mac: Some(mac),
@@ -122,11 +131,11 @@ impl Neighbours {
     }
 
     /// Forgets an address and gives back what waited for it.
-    pub fn remove(&mut self, addr: Addr) -> Vec<Box<[u8]>> {
+    pub fn remove(&mut self, addr: Addr) -> Vec<Held> {
         let Some(entry) = self.entries.remove(&addr) else { return Vec::new() };
         self.learned -= usize::from(!entry.permanent);
         self.asking.retain(|a| *a != addr);
-        self.held_bytes -= entry.held.iter().map(|p| p.len()).sum::<usize>();
+        self.held_bytes -= entry.held.iter().map(|h| h.packet.len()).sum::<usize>();
         entry.held
     }
 
@@ -138,6 +147,11 @@ impl Neighbours {
         for addr in gone {
             self.remove(addr);
         }
+    }
+
+    /// Ends all of it; what waited.
+    pub fn into_held(self) -> impl Iterator<Item = Held> {
+        self.entries.into_values().flat_map(|e| e.held)
     }
 
     /// Where is `addr`?
@@ -155,7 +169,7 @@ impl Neighbours {
     }
 
     /// Lets a packet wait for `addr`.
-    pub fn hold(&mut self, addr: Addr, packet: &[u8], now: Instant) -> Hold {
+    pub fn hold(&mut self, addr: Addr, from: PortId, packet: &[u8], now: Instant) -> Hold {
         if self.held_bytes + packet.len() > HELD_BYTES {
             return Hold::Full;
         }
@@ -163,7 +177,7 @@ impl Neighbours {
             if entry.held.len() >= HELD_PER_NEIGHBOUR {
                 return Hold::Full;
             }
-            entry.held.push(packet.into());
+            entry.held.push(Held { from, packet: packet.into() });
             self.held_bytes += packet.len();
             return Hold::Waits;
         }
@@ -179,7 +193,7 @@ impl Neighbours {
                 confirmed: now,
                 probes: 1,
                 next_probe: now + PROBE_INTERVAL,
-                held: vec![packet.into()],
+                held: vec![Held { from, packet: packet.into() }],
             },
         );
         self.learned += 1;
@@ -190,14 +204,14 @@ impl Neighbours {
 
     /// `addr` said that it is at `mac`. `unasked`: it said so in a question to us, which may make a new entry; an answer
     /// only ever confirms or moves one that is there. Gives back what waited.
-    pub fn heard(&mut self, addr: Addr, mac: Mac, port: PortId, unasked: bool, now: Instant) -> Vec<Box<[u8]>> {
+    pub fn heard(&mut self, addr: Addr, mac: Mac, port: PortId, unasked: bool, now: Instant) -> Vec<Held> {
         if let Some(entry) = self.entries.get_mut(&addr) {
             if entry.permanent {
                 return Vec::new();
             }
             (entry.mac, entry.port, entry.confirmed, entry.probes) = (Some(mac), Some(port), now, 0);
             let held = std::mem::take(&mut entry.held);
-            self.held_bytes -= held.iter().map(|p| p.len()).sum::<usize>();
+            self.held_bytes -= held.iter().map(|h| h.packet.len()).sum::<usize>();
             self.asking.retain(|a| *a != addr);
             return held;
         }
@@ -279,11 +293,11 @@ mod tests {
     #[test]
     fn three_requests_then_failure_gives_back_what_waited() {
         let mut n = neighbours();
-        assert_eq!(n.hold(IP, b"one", at(0)), Hold::Ask);
-        assert_eq!(n.hold(IP, b"two", at(0)), Hold::Waits);
+        assert_eq!(n.hold(IP, PORT, b"one", at(0)), Hold::Ask);
+        assert_eq!(n.hold(IP, PORT, b"two", at(0)), Hold::Waits);
         assert_eq!(n.tick(at(1)), [Event::Ask { addr: IP, to: None }]);
         assert_eq!(n.tick(at(2)), [Event::Ask { addr: IP, to: None }]);
-        let held = vec![b"one".to_vec().into_boxed_slice(), b"two".to_vec().into_boxed_slice()];
+        let held = [&b"one"[..], b"two"].map(|p| Held { from: PORT, packet: p.into() }).into();
         assert_eq!(n.tick(at(3)), [Event::Failed { addr: IP, held }]);
         assert_eq!(n.next_timeout(), None);
         assert_eq!(n.held_bytes, 0);
@@ -292,10 +306,10 @@ mod tests {
     #[test]
     fn answer_releases_what_waited_in_order() {
         let mut n = neighbours();
-        n.hold(IP, b"one", at(0));
-        n.hold(IP, b"two", at(0));
+        n.hold(IP, PORT, b"one", at(0));
+        n.hold(IP, PORT, b"two", at(0));
         let held = n.heard(IP, MAC, PORT, false, at(0));
-        assert_eq!(held.iter().map(|p| p.as_ref()).collect::<Vec<_>>(), [b"one", b"two"]);
+        assert_eq!(held.iter().map(|h| h.packet.as_ref()).collect::<Vec<_>>(), [b"one", b"two"]);
         assert_eq!(n.resolve(IP, at(1)), Resolution::Known(MAC));
         assert_eq!(n.next_timeout(), None);
     }
@@ -324,10 +338,10 @@ mod tests {
     #[test]
     fn packets_to_a_dead_address_are_bounded() {
         let mut n = neighbours();
-        let full = (0..10_000).filter(|_| n.hold(IP, &[0; 1500], at(0)) == Hold::Full).count();
+        let full = (0..10_000).filter(|_| n.hold(IP, PORT, &[0; 1500], at(0)) == Hold::Full).count();
         assert_eq!(full, 10_000 - HELD_PER_NEIGHBOUR);
         for host in 0..10_000u32 {
-            n.hold(Addr::v4((0x0a00_0000 + host).to_be_bytes()), &[0; 1500], at(0));
+            n.hold(Addr::v4((0x0a00_0000 + host).to_be_bytes()), PORT, &[0; 1500], at(0));
         }
         assert!(n.asking.len() <= INCOMPLETE && n.held_bytes <= HELD_BYTES);
     }

@@ -3,9 +3,8 @@
 //! One hash table for each prefix length in use, asked from the longest to the shortest: a lookup costs as many probes
 //! as there are lengths (two or three), however many networks there are.
 
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use siphasher::sip::SipHasher13;
-use std::hash::BuildHasherDefault;
 
 use super::network::NetworkId;
 use crate::wire::addr::{Addr, Cidr};
@@ -19,8 +18,8 @@ pub enum Target {
     Uplink,
 }
 
-/// Prefixes are configured, never learned, so an unkeyed hash is enough.
-type Prefixes = HashMap<Cidr, Target, BuildHasherDefault<SipHasher13>>;
+/// Prefixes are configured, never learned, so a fast hash without a secret is enough.
+type Prefixes = HashMap<Cidr, Target, FixedState>;
 
 /// The table.
 #[derive(Default)]

@@ -1,11 +1,12 @@
 //! Ethernet addresses.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// An Ethernet (MAC) address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
@@ -42,6 +43,15 @@ impl Mac {
     pub fn from_random(bits: u64) -> Mac {
         let b = bits.to_be_bytes();
         Mac([(b[0] & 0xfc) | 0x02, b[1], b[2], b[3], b[4], b[5]])
+    }
+}
+
+/// One write of eight bytes; the derived form writes a length and then six.
+impl Hash for Mac {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, g] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, g, 0, 0]));
     }
 }
 

@@ -5,9 +5,8 @@
 //! bridge learns, so a container may bridge, route, use VLANs, link-local addresses, and probe from 0.0.0.0. `strict`
 //! allows only its own addresses, `off` allows all.
 
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use siphasher::sip::SipHasher13;
-use std::hash::BuildHasherDefault;
 
 use super::super::command::Guard;
 use super::super::counters::DropReason;
@@ -27,11 +26,11 @@ pub enum Owner {
 }
 
 /// Addresses that somebody owns, per network. The keys are ours (reserved by command), never learned from traffic, so
-/// an unkeyed hash is enough.
+/// a fast hash without a secret is enough.
 #[derive(Default)]
 pub struct Owners {
-    macs: HashMap<Mac, Owner, BuildHasherDefault<SipHasher13>>,
-    addrs: HashMap<Addr, Owner, BuildHasherDefault<SipHasher13>>,
+    macs: HashMap<Mac, Owner, FixedState>,
+    addrs: HashMap<Addr, Owner, FixedState>,
 }
 
 impl Owners {
@@ -96,11 +95,11 @@ fn claimed_address(frame: &Frame<'_>) -> Option<Addr> {
             let layout = frame.layout();
             let l4 = frame.l4();
             // Neighbour advertisement, RFC 4861 4.4: the target is what the sender claims to be.
-            if layout.proto == proto::ICMPV6 && layout.l4_kind == L4::Other && l4.len() >= 24 && l4[0] == 136 {
-                return Addr::read6(l4, 8);
-            }
-            let source = Addr::read6(frame.l3(), 8)?;
-            (source.octets()[0] != 0xfe || source.octets()[1] & 0xc0 != 0x80).then_some(source)
+            let advertises =
+                layout.proto == proto::ICMPV6 && layout.l4_kind == L4::Other && l4.len() >= 24 && l4[0] == 136;
+            let claimed = if advertises { Addr::read6(l4, 8)? } else { Addr::read6(frame.l3(), 8)? };
+            // A link-local address is made by the host itself and given to nobody (RFC 4862 5.3).
+            (claimed.octets()[0] != 0xfe || claimed.octets()[1] & 0xc0 != 0x80).then_some(claimed)
         }
         L3::Other | L3::Malformed(_) => None,
     }

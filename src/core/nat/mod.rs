@@ -111,16 +111,21 @@ impl Nat {
         if self.count + ports.len() > MAX_PUBLISHED {
             return Err(CommandError::Full { what: "published ports", limit: MAX_PUBLISHED });
         }
-        for (at, wanted) in ports.iter().enumerate() {
-            let holder = self.holder(wanted).map(|p| p.name.clone());
-            let twice = ports[..at].iter().any(|p| conflicts(p, wanted)).then(|| name.to_owned());
-            if let Some(holder) = holder.or(twice) {
-                return Err(CommandError::PortAllocated {
-                    host_ip: wanted.host_ip.unwrap_or(Addr::V4_UNSPECIFIED),
-                    port: wanted.host_port,
-                    proto: transport_name(wanted.proto),
-                    holder,
-                });
+        // Sorted, so that 50,000 ports are not each compared with all others while frames wait (Q04).
+        let mut sorted: Vec<_> = ports.iter().collect();
+        sorted.sort_by_key(|p| (p.proto, p.host_port));
+        for same_number in sorted.chunk_by(|a, b| (a.proto, a.host_port) == (b.proto, b.host_port)) {
+            for (at, wanted) in same_number.iter().enumerate() {
+                let holder = self.holder(wanted).map(|p| p.name.clone());
+                let twice = same_number[..at].iter().any(|p| conflicts(p, wanted)).then(|| name.to_owned());
+                if let Some(holder) = holder.or(twice) {
+                    return Err(CommandError::PortAllocated {
+                        host_ip: wanted.host_ip.unwrap_or(Addr::V4_UNSPECIFIED),
+                        port: wanted.host_port,
+                        proto: transport_name(wanted.proto),
+                        holder,
+                    });
+                }
             }
         }
         for publication in ports {
@@ -136,10 +141,9 @@ impl Nat {
     /// Withdraws all of `ports` of the container, or none; what they were.
     pub fn unpublish(&mut self, name: &str, ports: &[Publication]) -> Result<Vec<Published>, CommandError> {
         for wanted in ports {
-            let there = self
-                .published
-                .get(&(wanted.proto, wanted.host_port))
-                .is_some_and(|entries| entries.iter().any(|p| p.name == name && same_binding(&p.publication, wanted)));
+            let there = self.published.get(&(wanted.proto, wanted.host_port)).is_some_and(|entries| {
+                entries.iter().any(|p| p.name == name && binding(&p.publication) == binding(wanted))
+            });
             if !there {
                 return Err(CommandError::Missing {
                     what: "published port",
@@ -147,7 +151,9 @@ impl Nat {
                 });
             }
         }
-        Ok(self.withdraw(|p| p.name == name && ports.iter().any(|w| same_binding(&p.publication, w))))
+        let mut gone: Vec<_> = ports.iter().map(binding).collect();
+        gone.sort_unstable();
+        Ok(self.withdraw(|p| p.name == name && gone.binary_search(&binding(&p.publication)).is_ok()))
     }
 
     /// Withdraws all that leads to a port that is gone.
@@ -186,8 +192,9 @@ impl Nat {
         })
     }
 
-    /// What a source that leaves for `dst` becomes: `None`: it stays; else a fixed address or `masquerade`.
-    pub fn source(&self, src: Addr, dst: Addr, masquerade: Addr) -> Option<Addr> {
+    /// What a source that leaves for `dst` becomes: `None`: it stays; else a fixed address, or `masquerade` where that is
+    /// wanted at all.
+    pub fn source(&self, src: Addr, dst: Addr, masquerade: Option<Addr>) -> Option<Addr> {
         for rule in &self.rules {
             match *rule {
                 StaticRule::NoNat { dst: prefix } if prefix.contains(dst) => return None,
@@ -195,7 +202,7 @@ impl Nat {
                 StaticRule::NoNat { .. } | StaticRule::Snat { .. } | StaticRule::Dnat { .. } => {}
             }
         }
-        Some(masquerade)
+        masquerade
     }
 
     /// Is `dst` exempt from translation?
@@ -293,8 +300,9 @@ fn conflicts(a: &Publication, b: &Publication) -> bool {
     a.proto == b.proto && a.host_port == b.host_port && overlap
 }
 
-fn same_binding(a: &Publication, b: &Publication) -> bool {
-    (a.proto, a.host_port, a.host_ip) == (b.proto, b.host_port, b.host_ip)
+/// What a publication takes, whatever it leads to.
+fn binding(p: &Publication) -> (Transport, u16, Option<Addr>) {
+    (p.proto, p.host_port, p.host_ip)
 }
 
 /// The lower-case name.
