@@ -138,6 +138,12 @@ impl Datapath {
                 format!("{gateway} is not a host address of {subnet}; take one of its own"),
             ));
         }
+        if self.routes.get(subnet) == Some(Target::Uplink) {
+            return Err(invalid(
+                "subnet",
+                format!("{subnet} is routed by the uplink; remove that route or take another"),
+            ));
+        }
         for other in self.networks.iter().flatten() {
             if let Some(taken) = other.subnet()
                 && taken.overlaps(&subnet)
@@ -301,6 +307,13 @@ impl Datapath {
 
     fn set_link(&mut self, port: PortId, up: bool) -> Result<Applied, CommandError> {
         let entry = self.ports.get_mut(port).ok_or_else(|| missing("port", &port.to_string()))?;
+        if entry.state == PortState::Pending {
+            return Err(CommandError::Busy {
+                what: "port",
+                name: port.to_string(),
+                why: "it has no device yet; open it first".to_owned(),
+            });
+        }
         entry.state = if up { PortState::Up } else { PortState::Down };
         if let (false, Some(network)) = (up, entry.attachment().map(|a| a.network)) {
             self.network_mut(network).fdb.flush_port(port);
