@@ -48,6 +48,8 @@ pub(crate) use claims;
 
 /// No claim needs more; most take a second.
 const WATCHDOG: Duration = Duration::from_secs(40);
+/// What is run by hand is allowed more.
+const WATCHDOG_BY_HAND: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -74,16 +76,24 @@ fn main() -> ExitCode {
             let mut lacking = lacking.clone();
             let absent = programs.iter().filter(|program| sandbox::find(program).is_none());
             lacking.extend(absent.map(|program| format!("the program `{program}` is not installed")));
-            trials.push(trial(format!("{file}::{name}"), lacking.join("; "), *show).with_ignored_flag(by_hand));
+            trials.push(
+                trial(
+                    format!("{file}::{name}"),
+                    lacking.join("; "),
+                    *show,
+                    if by_hand { WATCHDOG_BY_HAND } else { WATCHDOG },
+                )
+                .with_ignored_flag(by_hand),
+            );
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn trial(name: String, lacking: String, show: fn()) -> Trial {
+fn trial(name: String, lacking: String, show: fn(), patience: Duration) -> Trial {
     Trial::ignorable_test(name, move || {
         if lacking.is_empty() {
-            within_watchdog(show)
+            within_watchdog(show, patience)
         } else if std::env::var_os("CI").is_some() {
             Err(format!("this machine cannot run it: {lacking}").into())
         } else {
@@ -93,7 +103,7 @@ fn trial(name: String, lacking: String, show: fn()) -> Trial {
 }
 
 /// Runs a claim on a thread of its own; children die with that thread, namespaces with its values, on a panic too.
-fn within_watchdog(show: fn()) -> Result<Completion, Failed> {
+fn within_watchdog(show: fn(), patience: Duration) -> Result<Completion, Failed> {
     let (done, ended) = mpsc::channel();
     let thread = thread::spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(show)).map_err(|panic| {
@@ -105,11 +115,11 @@ fn within_watchdog(show: fn()) -> Result<Completion, Failed> {
         });
         let _ = done.send(result);
     });
-    match ended.recv_timeout(WATCHDOG) {
+    match ended.recv_timeout(patience) {
         Ok(result) => {
             thread.join().map_err(|_| "panicked while it cleaned up")?;
             result.map(|()| Completion::Completed).map_err(Failed::from)
         }
-        Err(_) => Err(format!("still running after {WATCHDOG:?}").into()),
+        Err(_) => Err(format!("still running after {patience:?}").into()),
     }
 }

@@ -69,8 +69,8 @@ fn iperf3_runs_every_way() {
     let (case, [c1, c2], switch) = two(&[], None);
     switch.tell(&["publish", "c2", "5202:5201"]);
     let mut told = Vec::new();
-    let ways: [(&str, &Netns, &Netns, Ipv4Addr, &str, &[&str]); 7] = [
-        ("direct", &c1, &c2, C2, "5201", &[]),
+    let ways = [
+        ("direct", &c1, &c2, C2, "5201", &[][..]),
         ("direct, eight streams", &c1, &c2, C2, "5201", &["-P", "8"]),
         ("out", &c1, &case.world, SERVER, "5201", &[]),
         ("out, reversed, eight streams", &c1, &case.world, SERVER, "5201", &["-R", "-P", "8"]),

@@ -237,7 +237,7 @@ fn without_the_device_node_it_says_so() {
     // Something of no use in its place, in a mount namespace that only this switch sees.
     let stand_in = case.directory.join("tun");
     fs::write(&stand_in, "").expect("ours");
-    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0)).expect("ours");
+    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o000)).expect("ours");
     let mut command = case.host.command("unshare");
     command.args(["-m", "sh", "-c", r#"mount --bind "$0" /dev/net/tun && exec "$@""#]).arg(&stand_in);
     command.args([PROGRAM, "switch", "--uplink", "none", "--control"]).arg(case.control());
