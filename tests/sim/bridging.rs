@@ -373,6 +373,23 @@ fn flood_is_charged_with_all_of_its_copies() {
     assert_eq!(net.dp.take_work(), 1);
 }
 
+// B28, S61
+#[test]
+fn switch_of_2000_ports_floods_to_all_and_forwards_to_one() {
+    const PORTS: usize = 2_000;
+    let mut net = Net::new();
+    let hosts: Vec<Host> = (0..PORTS).map(|_| net.attach_to("default")).collect();
+    // The clock stands: four million announcements are not what this is about.
+    net.dp.take_work();
+    net.send(&hosts[0], &frame(Mac::BROADCAST, hosts[0].mac, LOCAL, b"to all"));
+    let heard = counts(&mut net, &hosts);
+    assert!(heard[0] == 0 && heard[1..].iter().all(|copies| *copies == 1));
+    assert_eq!(net.dp.take_work() as usize, PORTS - 1, "the sender is charged with every copy");
+    net.send(&hosts[0], &frame(hosts[PORTS - 1].mac, hosts[0].mac, LOCAL, b"to the last"));
+    assert_eq!(net.dp.take_work(), 1);
+    assert_eq!(net.received(hosts[PORTS - 1].port).len(), 1);
+}
+
 // B23, S65
 #[test]
 fn arp_between_containers_is_nobodys_business() {
