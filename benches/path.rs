@@ -25,9 +25,6 @@ use pontoon::wire::vnet::{self, VnetHeader};
 use pontoon::wire::{checksum, put16};
 
 const CONTAINERS: u32 = 100;
-/// Flows that a benchmark of new ones may add before the table turns them over.
-const ROOM: u32 = 4_000_000;
-
 /// Takes every frame and keeps none.
 struct Nothing;
 
@@ -47,7 +44,8 @@ struct Bed {
 
 impl Bed {
     fn new(flows: u32) -> Bed {
-        let limit = (flows + ROOM).min(conntrack::LIMIT_MAX);
+        // New ones fill the other half; then the oldest unanswered ones make room.
+        let limit = flows * 2;
         let config = Config {
             conntrack: conntrack::Config { limit, quota: Some(limit), ..conntrack::Config::default() },
             ..Config::default()

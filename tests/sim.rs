@@ -16,5 +16,7 @@ mod packet;
 mod random;
 #[path = "sim/routing.rs"]
 mod routing;
+#[path = "sim/stacks.rs"]
+mod stacks;
 #[path = "sim/tracking.rs"]
 mod tracking;

@@ -307,8 +307,8 @@ impl Datapath {
         let mut flow = Tentative::new(tuple, OwnerId(owner.0));
         flow.tag = dnat.map_or(0, |d| d.tag);
         flow.reply = FiveTuple { src: dst, dst: source, sport: dport, dport: tuple.sport, proto: tuple.proto };
-        let chosen =
-            source == tuple.src || self.nat.choose_port(&mut self.flows, tuple.src, tuple.sport, &mut flow.reply, now);
+        // Also where the source stays: two published ports of one service make one reply tuple of a client's two flows.
+        let chosen = self.nat.choose_port(&mut self.flows, tuple.src, tuple.sport, &mut flow.reply, now);
         let to = flow.reply.inverse();
         let full = if chosen {
             let bytes = frame.l3().len() as u64;

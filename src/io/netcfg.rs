@@ -18,10 +18,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -258,6 +261,34 @@ pub fn link(name: &str) -> Result<Link, NetcfgError> {
 pub fn link_stats(name: &str) -> Result<LinkStats, NetcfgError> {
     let stats = Netlink::open().and_then(|mut netlink| netlink.stats(name));
     explain(name, stats, "read its counters", "")
+}
+
+/// Makes a veth pair, both ends down: `name` in the calling thread's network namespace, `peer` in that of process `pid`.
+pub fn make_veth(name: &str, peer: &str, pid: u32) -> Result<(), NetcfgError> {
+    let mut other = LinkMessage::default();
+    other.attributes = vec![LinkAttribute::IfName(peer.into()), LinkAttribute::NetNsPid(pid)];
+    let pair = InfoData::Veth(InfoVeth::Peer(other));
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(pair)]),
+    ];
+    let made = Netlink::open()
+        .and_then(|mut netlink| netlink.order(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL));
+    explain(name, made, &format!("make it a veth pair with {peer} of process {pid}"), "")
+}
+
+/// Has the kernel forward the IPv4 packets that come by the device `name` of the calling thread's network namespace: the
+/// sysctl `net.ipv4.conf.NAME.forwarding`, by netlink, because in many a container /proc/sys may not be written to.
+pub fn forward_v4(name: &str) -> Result<(), NetcfgError> {
+    let mut conf = InetDevConf::default();
+    conf.forwarding = 1; // a request carries only what is not 0
+    let spec = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+    let set = Netlink::open().and_then(|mut netlink| {
+        let index = netlink.link_message(name)?.header.index;
+        netlink.set_link(index, LinkAttribute::AfSpecUnspec(vec![spec]))
+    });
+    explain(name, set, "have the kernel forward what comes by it", "")
 }
 
 /// A netlink socket on which one request is answered before the next is sent.

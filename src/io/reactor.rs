@@ -442,21 +442,39 @@ impl Reactor {
         }
     }
 
+    /// Takes the uplink, or closes it: a device of ours must not outlive a start that failed.
     fn add_uplink(&mut self, uplink: Uplink, config: UplinkConfig) -> Result<(), SwitchError> {
         let caps = uplink.device().caps();
+        match self.prepare_uplink(config, caps, uplink.as_fd().as_raw_fd()) {
+            Ok(id) => {
+                let entry = Entry { id, role: Role::Uplink(uplink), vnet: caps.vnet, ready: false, deficit: 0 };
+                self.devices.insert(entry);
+                self.latch(id); // what came before we looked raises no edge
+                Ok(())
+            }
+            Err(why) => {
+                if let Err(error) = uplink.close() {
+                    log::warn!("cannot give up the uplink: {error}");
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn prepare_uplink(
+        &mut self,
+        config: UplinkConfig,
+        caps: Caps,
+        fd: std::os::fd::RawFd,
+    ) -> Result<PortId, SwitchError> {
         let now = self.clock.now();
         let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
         let Applied::Uplink(port) = self.datapath.apply(Command::SetUplink(config), now, &mut wire)? else {
             unreachable!("the first uplink is given a port");
         };
-        self.register(port, uplink.as_fd().as_raw_fd())
-            .map_err(|why| SwitchError::Failed { what: "cannot watch the uplink", why })?;
-        self.devices.insert(Entry { id: port, role: Role::Uplink(uplink), vnet: caps.vnet, ready: false, deficit: 0 });
-        self.latch(port);
-        let open = Command::Open { port, caps: Caps { vnet: caps.vnet, uso: caps.uso } };
-        let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
-        self.datapath.apply(open, now, &mut wire)?;
-        Ok(())
+        self.datapath.apply(Command::Open { port, caps }, now, &mut wire)?;
+        self.register(port, fd).map_err(|why| SwitchError::Failed { what: "cannot watch the uplink", why })?;
+        Ok(port)
     }
 
     fn register(&self, port: PortId, fd: std::os::fd::RawFd) -> io::Result<()> {

@@ -187,6 +187,20 @@ fn one_number_may_be_published_for_both_protocols_and_to_another_port() {
     assert_eq!(net.got_one(&b).to(), "172.17.0.3:5300");
 }
 
+// S20, X16
+#[test]
+fn two_published_ports_of_one_service_keep_a_clients_connections_apart() {
+    let (mut net, a, _) = pair();
+    net.publish("c1", Transport::Tcp, 8080, 80);
+    net.publish("c1", Transport::Tcp, 9090, 80);
+    net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:8080", SYN));
+    net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:9090", SYN));
+    let got = net.got(&a);
+    assert_eq!(got.len(), 2, "both reach the service");
+    assert_eq!(got[0].from(), "203.0.113.5:4000");
+    assert!(got[1].from().starts_with("203.0.113.5:") && got[1].from() != got[0].from(), "{}", got[1].from());
+}
+
 // D14
 #[test]
 fn port_may_be_published_on_one_address_alone() {

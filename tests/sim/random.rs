@@ -448,11 +448,13 @@ proptest! {
         net.quiet_now();
         net.route(&a, &sent);
         let left = net.left();
-        prop_assume!(left.len() == 1);
+        if left.len() != 1 {
+            return Ok(()); // of a kind that begins no flow
+        }
         let uplink = net.uplink.unwrap();
         net.route(&a, &sent);
         let again = net.received(uplink);
-        prop_assume!(again.len() == 1);
+        prop_assert_eq!(again.len(), 1, "a packet that began a flow may come again");
         prop_assert_eq!(again[0].ip().src.to_string(), UP);
         net.arrive(&error("203.0.113.77", UP, 11, 0, &again[0].bytes));
         let told = net.got_one(&a);
