@@ -322,8 +322,9 @@ impl Datapath {
         let mut sent = false;
         for index in 0..self.network(network).ports.len() {
             let to = self.network(network).ports[index];
-            if from == Some(to) {
-                continue;
+            let pending = self.ports.get(to).is_none_or(|p| p.state == PortState::Pending);
+            if from == Some(to) || pending {
+                continue; // its sender, or no receiver yet: nothing is lost
             }
             match from.map_or(Ok(()), |from| self.may_bridge(from, to, network, frame)) {
                 Ok(()) => {
@@ -344,7 +345,7 @@ impl Datapath {
         let Some(port) = self.ports.get(to) else { return self.count_drop(from, DropReason::PortGone) };
         let (caps, link) = (port.caps, if port.attachment().is_some() { Link::Ethernet } else { Link::Ip });
         if port.state == PortState::Pending {
-            return; // not a receiver yet: nothing is lost
+            return self.count_drop(from, DropReason::LinkDown);
         }
         capture(world, if link == Link::Ip { Point::UplinkOut } else { Point::PortOut }, to, frame, link);
         let bytes = frame.len();

@@ -473,7 +473,7 @@ impl Datapath {
         match egress {
             Target::Uplink => {
                 let uplink = self.uplink.ok_or(DropReason::NoUplink)?;
-                self.refuse_leak(frame, to.dst)?;
+                self.refuse_leak(frame, uplink.address, to.dst)?;
                 frame.strip_link();
                 self.send(ingress.port(), uplink.port, frame, world);
                 Ok(())
@@ -483,8 +483,11 @@ impl Datapath {
     }
 
     /// No source of a masqueraded network ever leaves by the uplink (R27): the last look at what was decided above.
-    fn refuse_leak(&self, frame: &Frame<'_>, dst: Addr) -> Result<(), DropReason> {
+    fn refuse_leak(&self, frame: &Frame<'_>, own: Addr, dst: Addr) -> Result<(), DropReason> {
         let Some((src, _)) = frame.addrs() else { return Err(DropReason::Martian) };
+        if src == own {
+            return Ok(());
+        }
         match self.routes.lookup(src) {
             Some(Target::Network(id)) if self.network(id).config.masquerade && !self.nat.is_exempt(dst) => {
                 Err(DropReason::WrongNetwork)

@@ -53,8 +53,9 @@ impl Datapath {
             Command::SetUplink(config) => self.set_uplink(config, now),
             Command::AddRule(rule) => self.add_rule(rule),
             Command::RemoveRule(rule) => {
-                let at = self.nat.rules.iter().position(|r| *r == rule).ok_or_else(|| missing("rule", "as given"))?;
-                self.nat.rules.remove(at);
+                if !self.nat.remove_rule(&rule) {
+                    return Err(missing("rule", "as given"));
+                }
                 Ok(Applied::Done)
             }
             Command::AddRoute { dst } => {
@@ -136,6 +137,12 @@ impl Datapath {
             return Err(invalid(
                 "gateway",
                 format!("{gateway} is not a host address of {subnet}; take one of its own"),
+            ));
+        }
+        if self.routes.get(subnet) == Some(Target::Uplink) {
+            return Err(invalid(
+                "subnet",
+                format!("{subnet} is routed by the uplink; remove that route or take another"),
             ));
         }
         for other in self.networks.iter().flatten() {
@@ -301,6 +308,13 @@ impl Datapath {
 
     fn set_link(&mut self, port: PortId, up: bool) -> Result<Applied, CommandError> {
         let entry = self.ports.get_mut(port).ok_or_else(|| missing("port", &port.to_string()))?;
+        if entry.state == PortState::Pending {
+            return Err(CommandError::Busy {
+                what: "port",
+                name: port.to_string(),
+                why: "it has no device yet; open it first".to_owned(),
+            });
+        }
         entry.state = if up { PortState::Up } else { PortState::Down };
         if let (false, Some(network)) = (up, entry.attachment().map(|a| a.network)) {
             self.network_mut(network).fdb.flush_port(port);
@@ -405,10 +419,10 @@ impl Datapath {
     }
 
     fn add_rule(&mut self, rule: StaticRule) -> Result<Applied, CommandError> {
-        if self.nat.rules.len() >= MAX_RULES {
+        if self.nat.rules().len() >= MAX_RULES {
             return Err(CommandError::Full { what: "rules", limit: MAX_RULES });
         }
-        if self.nat.rules.contains(&rule) {
+        if self.nat.rules().contains(&rule) {
             return Err(CommandError::Exists { what: "rule", name: "as given".to_owned() });
         }
         match rule {
@@ -429,7 +443,7 @@ impl Datapath {
             }
             StaticRule::Dnat { .. } | StaticRule::Snat { .. } | StaticRule::NoNat { .. } => {}
         }
-        self.nat.rules.push(rule);
+        self.nat.add_rule(rule);
         Ok(Applied::Done)
     }
 
@@ -460,7 +474,7 @@ impl Datapath {
                     .map(|p| PublishedView { name: p.name.clone(), container_ip: p.ip, publication: p.publication })
                     .collect(),
             ),
-            Query::Rules => Answer::Rules(self.nat.rules.clone()),
+            Query::Rules => Answer::Rules(self.nat.rules().to_vec()),
             Query::Fdb { cursor, max } => Answer::Fdb(page(self.fdb_rows(now), cursor, max)),
             Query::Flows { cursor, max } => Answer::Flows(self.flow_page(cursor, max, now)),
             Query::Routes => Answer::Routes(self.routes.list().into_iter().map(|r| self.route_view(r)).collect()),

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use pontoon::core::command::{Answer, NetworkConfig, Query, Transport};
+use pontoon::core::command::{Answer, Command, EndpointRequest, NetworkConfig, Query, StaticRule, Transport};
 use pontoon::core::datapath::Config;
 use pontoon::frame::Caps;
 use pontoon::wire::mac::Mac;
 use pontoon::wire::vnet::{self, VnetHeader};
 
-use crate::net::{Host, Net, Out, UP, addr, network};
+use crate::net::{Host, Net, Out, UP, addr, network, publication};
 use crate::packet::{self, ICMP, Packet, Seen, TCP, UDP, arp, error, frame, offload, ping, query, tcp_with, udp_with};
 
 /// One thing that happens.
@@ -52,6 +52,8 @@ enum Step {
         broadcast: bool,
     },
     Wait(u16),
+    /// What an operator does meanwhile.
+    Command(u8),
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +93,8 @@ const TARGETS: [&str; 10] = [
     "239.1.1.1",
     "127.0.0.1",
 ];
+/// A static rule leads it to a container, now and then.
+const RULED: &str = "198.51.100.6";
 const OUTSIDE: [&str; 4] = ["198.51.100.5", "198.51.100.6", "203.0.113.5", "172.17.0.2"];
 
 fn port() -> impl Strategy<Value = u16> {
@@ -136,6 +140,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize, 1..3u8, 0..10usize, 0..10usize, any::<bool>())
             .prop_map(|(from, operation, sender, target, broadcast)| Step::Arp { from, operation, sender, target, broadcast }),
         2 => prop_oneof![0..2000u16, Just(40_000u16)].prop_map(Step::Wait),
+        1 => (0..8u8).prop_map(Step::Command),
     ]
 }
 
@@ -235,7 +240,9 @@ impl World {
             assert!(seen.checksum_is_sound(partial), "by the uplink: {seen:02x?}");
         }
         assert!(!masqueraded(seen.src), "a private source on the uplink: {seen:02x?}");
-        assert!(seen.src.to_string() == UP || seen.src.octets()[..2] == [172, 19], "a stranger: {seen:02x?}");
+        // The address of a static rule answers as itself.
+        let ours = seen.src.to_string() == UP || seen.src == packet::ip(RULED) || seen.src.octets()[..2] == [172, 19];
+        assert!(ours, "a stranger: {seen:02x?}");
         if seen.proto == ICMP && !seen.is_fragment() && matches!(seen.body[0], 3 | 11 | 12) {
             let (_, inner_dst, _) = seen.quote();
             assert!(!masqueraded(inner_dst), "a private address in a quote: {seen:02x?}");
@@ -295,6 +302,45 @@ impl World {
         }
         self.may_hold |= held;
         assert!(dropped <= 1 || self.may_hold, "dropped {dropped} times: {bytes:02x?}");
+    }
+
+    /// An operator changes what is there, and puts it back.
+    fn command(&mut self, which: u8) {
+        let dst = addr(RULED);
+        let dnat = StaticRule::Dnat { proto: Transport::Udp, dst, port: 80, to: addr("172.17.0.4"), to_port: 9 };
+        let dead =
+            StaticRule::Dnat { proto: Transport::Udp, dst: addr(UP), port: 4001, to: addr("172.17.0.77"), to_port: 9 };
+        let no_nat = StaticRule::NoNat { dst: "203.0.113.0/24".parse().unwrap() };
+        // A rule may be there, or not be there, from a turn before.
+        let mut change = |command: Command| drop(self.net.try_apply(command));
+        match which {
+            0 => change(Command::AddRule(dnat)),
+            1 => change(Command::RemoveRule(dnat)),
+            2 => change(Command::AddRule(dead)),
+            3 => change(Command::FlushFlows { name: None }),
+            4 => {
+                self.net.apply(Command::AddRule(no_nat));
+                self.net.apply(Command::RemoveRule(no_nat));
+            }
+            5 => {
+                let ports = vec![publication(Transport::Udp, 80, 4000)];
+                self.net.apply(Command::Unpublish { name: "c2".to_owned(), ports });
+                self.net.publish("c2", Transport::Udp, 80, 4000);
+            }
+            6 => {
+                let port = self.net.uplink.unwrap();
+                self.net.apply(Command::Detach { port });
+                self.last_left = None;
+                self.net.connect(1500, true);
+            }
+            _ => {
+                self.net.apply(Command::Detach { port: self.hosts[2].port });
+                let ip = self.hosts[2].ip;
+                let request = EndpointRequest { ip, ..self.net.request("default") };
+                self.hosts[2] = self.net.attach_as(request, Caps::FULL);
+                self.last_got = None;
+            }
+        }
     }
 
     fn go(&mut self, step: &Step) {
@@ -361,6 +407,12 @@ impl World {
                 let message = arp(*operation, (host.mac, TARGETS[*sender]), (Mac::ZERO, TARGETS[*target]));
                 self.may_hold = true; // an answer lets go what waited
                 self.input(host.port, VnetHeader::default(), &frame(dst, host.mac, 0x0806, &message), true);
+            }
+            Step::Command(which) => {
+                self.command(*which);
+                self.collect(true);
+                self.drops = self.all_drops();
+                self.may_hold = true; // what waited may be let go
             }
             Step::Wait(millis) => {
                 self.net.advance(std::time::Duration::from_millis(u64::from(*millis)));

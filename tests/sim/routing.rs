@@ -796,3 +796,80 @@ fn each_icmp_type_is_translated_or_dropped_and_counted() {
         assert_eq!(net.got_one(&a).icmp(), (kind, code));
     }
 }
+
+// B20, R04
+#[test]
+fn what_goes_to_a_device_that_is_not_there_yet_is_counted() {
+    let mut net = Net::bare(Config::default());
+    net.add_network(network("default", "172.17.0.0/16"));
+    let a = net.attach();
+    let config = pontoon::core::command::UplinkConfig { address: addr(UP), mtu: 1500, mss_clamp: false };
+    let pontoon::core::command::Applied::Uplink(uplink) = net.apply(Command::SetUplink(config)) else { panic!() };
+    net.route(&a, &udp("172.17.0.2:4000", "198.51.100.5:53"));
+    assert!(net.received(uplink).is_empty());
+    assert_eq!(net.dropped(a.port, "link-down"), 1);
+    assert!(net.try_apply(Command::Link { port: uplink, up: true }).is_err(), "there is no link to be up");
+    // A flood is for those that are there.
+    let request = net.request("default");
+    net.apply(Command::Reserve(request));
+    net.send(&a, &who_has(&a, "172.17.0.2", "172.17.0.77"));
+    assert_eq!(net.dropped(a.port, "link-down"), 1);
+}
+
+// U7, S04
+#[test]
+fn inside_and_outside_may_not_have_the_same_addresses() {
+    let mut net = Net::new();
+    for subnet in ["192.0.2.0/24", "172.17.5.0/24", "172.16.0.0/12"] {
+        let refused = net.try_apply(Command::AddNetwork(network("other", subnet))).unwrap_err();
+        assert!(refused.to_string().starts_with("subnet:"), "{refused}");
+    }
+    net.apply(Command::AddRoute { dst: "10.0.0.0/8".parse().unwrap() });
+    assert!(net.try_apply(Command::AddNetwork(network("other", "10.0.0.0/8"))).is_err(), "routed elsewhere");
+    net.add_network(network("other", "10.9.0.0/16"));
+    let address = addr("172.17.0.9");
+    let config = pontoon::core::command::UplinkConfig { address, mtu: 1500, mss_clamp: false };
+    assert!(net.try_apply(Command::SetUplink(config)).is_err());
+    assert!(net.try_apply(Command::AddRoute { dst: "172.17.0.0/16".parse().unwrap() }).is_err());
+}
+
+// D04
+#[test]
+fn mtu_of_a_network_is_its_devices_its_gateways_and_its_switchs() {
+    let mut net = Net::bare(Config::default());
+    net.add_network(NetworkConfig { mtu: 1400, ..network("default", "172.17.0.0/16") });
+    net.connect(1500, false);
+    let request = net.request("default");
+    let pontoon::core::command::Applied::Reserved(endpoint) = net.apply(Command::Reserve(request)) else { panic!() };
+    assert_eq!(endpoint.mtu, 1400);
+    net.apply(Command::Open { port: endpoint.port, caps: Caps::FULL });
+    let a = Host { port: endpoint.port, mac: endpoint.mac, ip: endpoint.ip.map(|c| c.addr()) };
+    let b = net.attach();
+    net.publish("c1", pontoon::core::command::Transport::Udp, 53, 53);
+    net.arrive(&udp_with("203.0.113.5:1", "192.0.2.112:53", &[1; 1373]).df());
+    let told = net.left_one();
+    assert_eq!((told.icmp(), told.word(6), told.src.to_string()), ((3, 4), 1400, UP.to_owned()));
+    net.send_to(&b, a.mac, &udp_with("172.17.0.3:1", "172.17.0.2:2", &[1; 1400]));
+    assert!(net.got(&a).is_empty());
+    assert!(net.try_apply(Command::AddNetwork(NetworkConfig { mtu: 500, ..NetworkConfig::named("tiny") })).is_err());
+}
+
+// I3, I4
+#[test]
+fn extensions_of_an_error_cross_untouched() {
+    // RFC 4884: the quote is padded to 128 bytes, its length stands in words in the sixth byte, extensions follow.
+    let (mut net, a) = one();
+    let sent = udp("172.17.0.2:4000", "198.51.100.5:53");
+    net.route(&a, &sent);
+    let mut quoted = udp("192.0.2.112:4000", "198.51.100.5:53").bytes();
+    quoted.resize(128, 0);
+    let extension = [0x20, 0, 0x11, 0x22, 0, 8, 1, 1, 0xde, 0xad, 0xbe, 0xef];
+    quoted.extend_from_slice(&extension);
+    let mut told = error(S1, UP, 11, 0, &quoted);
+    told.body[5] = 32;
+    net.left_one();
+    net.arrive(&told.resum());
+    let got = net.got_one(&a);
+    assert_eq!((got.body[5], &got.body[8 + 128..]), (32, &extension[..]));
+    assert_eq!(got.body[28..36], sent.body[..8]);
+}

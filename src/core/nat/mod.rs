@@ -85,8 +85,10 @@ pub struct Nat {
     published: HashMap<(Transport, u16), Vec<Published>, Keyed>,
     count: usize,
     next_tag: u32,
-    /// Static rules, in the order they were given.
-    pub rules: Vec<StaticRule>,
+    /// In the order they were given.
+    rules: Vec<StaticRule>,
+    /// Addresses that fixed SNAT makes ours, sorted: asked for each packet of the uplink.
+    aliases: Vec<Addr>,
     remembered: Box<[Option<Remembered>]>,
     key: Keyed,
     random: Random,
@@ -100,6 +102,7 @@ impl Nat {
             count: 0,
             next_tag: 1,
             rules: Vec::new(),
+            aliases: Vec::new(),
             remembered: vec![None; REMEMBERED].into_boxed_slice(),
             key,
             random,
@@ -211,8 +214,37 @@ impl Nat {
     }
 
     /// Is `addr` one that a fixed SNAT makes ours?
+    #[inline]
     pub fn is_alias(&self, addr: Addr) -> bool {
-        self.rules.iter().any(|rule| matches!(rule, StaticRule::Snat { to, .. } if *to == addr))
+        self.aliases.binary_search(&addr).is_ok()
+    }
+
+    /// Static rules, in the order they were given.
+    pub fn rules(&self) -> &[StaticRule] {
+        &self.rules
+    }
+
+    /// Adds a static rule behind the others.
+    pub fn add_rule(&mut self, rule: StaticRule) {
+        self.rules.push(rule);
+        self.find_aliases();
+    }
+
+    /// Removes a static rule; was it there?
+    pub fn remove_rule(&mut self, rule: &StaticRule) -> bool {
+        let Some(at) = self.rules.iter().position(|r| r == rule) else { return false };
+        self.rules.remove(at);
+        self.find_aliases();
+        true
+    }
+
+    fn find_aliases(&mut self) {
+        let fixed = |rule: &StaticRule| match *rule {
+            StaticRule::Snat { to, .. } => Some(to),
+            StaticRule::Dnat { .. } | StaticRule::NoNat { .. } => None,
+        };
+        self.aliases = self.rules.iter().filter_map(fixed).collect();
+        self.aliases.sort_unstable();
     }
 
     /// Chooses the port of a translated source: edits `reply.dport` until the reply tuple is free. `false`: there is
