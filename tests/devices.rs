@@ -177,6 +177,7 @@ fn frames_cross_a_tap_both_ways() {
     assert_eq!(receive(&socket), b"pong");
 }
 
+// S52
 fn two_taps_share_a_namespace_and_one_has_the_default_route() {
     let container = Holder::new();
     let mut helper = helper();
@@ -309,6 +310,7 @@ fn a_process_of_somebody_else_is_refused() {
 
 // ---- adoption
 
+// B30
 fn after_a_kill_the_next_start_adopts_device_and_mac() {
     let container = Holder::new();
     let mut request = eth0(container.target());
@@ -584,6 +586,7 @@ fn a_handed_descriptor_keeps_its_header() {
     assert!(matches!(error, TunError::WrongKind { .. }), "{error}");
 }
 
+// B20
 fn a_link_that_is_down_or_gone_is_told_apart() {
     let container = Holder::new();
     let opened = helper().open(eth0(container.target())).expect("attached");
@@ -610,6 +613,7 @@ fn an_offload_the_kernel_refuses_is_told_apart() {
     assert_eq!(refused, Err(WriteError::Refused));
 }
 
+// B22
 fn what_we_do_not_read_is_counted() {
     let container = Holder::new();
     let mut helper = helper();

@@ -290,6 +290,7 @@ mod tests {
         Instant::from_secs(secs)
     }
 
+    // R04
     #[test]
     fn three_requests_then_failure_gives_back_what_waited() {
         let mut n = neighbours();
@@ -335,6 +336,7 @@ mod tests {
         assert_eq!(n.resolve(IP, at(65)), Resolution::Unknown);
     }
 
+    // R30
     #[test]
     fn packets_to_a_dead_address_are_bounded() {
         let mut n = neighbours();
@@ -346,6 +348,7 @@ mod tests {
         assert!(n.asking.len() <= INCOMPLETE && n.held_bytes <= HELD_BYTES);
     }
 
+    // R30
     #[test]
     fn one_port_cannot_fill_the_table() {
         let mut n = neighbours();

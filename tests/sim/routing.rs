@@ -35,7 +35,7 @@ fn who_has(from: &Host, sender: &str, target: &str) -> Vec<u8> {
     frame(Mac::BROADCAST, from.mac, 0x0806, &arp(1, (from.mac, sender), (Mac::ZERO, target)))
 }
 
-// R01, R15, R17
+// R01, R15, R17, V12
 #[test]
 fn router_lowers_ttl_by_one_and_keeps_dscp_ecn_and_identification() {
     let (mut net, a) = one();

@@ -595,6 +595,7 @@ fn requests_are_answered_after_the_client_has_ended_its_side() {
     assert!(client.is_closed());
 }
 
+// B20
 #[test]
 fn a_port_whose_path_is_removed_is_detached_and_no_other() {
     let serving = Serving::start();
@@ -610,6 +611,7 @@ fn a_port_whose_path_is_removed_is_detached_and_no_other() {
     assert_eq!(serving.shared.world().ports[0].1, "stays");
 }
 
+// B20
 #[test]
 fn a_port_whose_process_ends_is_detached() {
     let serving = Serving::start();
