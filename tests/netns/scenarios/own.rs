@@ -152,7 +152,7 @@ fn hits(dut: &Pontoon) -> Outcome {
         note!(seen, "{what}: {}", grown.collect::<Vec<_>>().join(", "));
         before = now;
     };
-    let (c1, c2) = (bed.wire("c1"), bed.wire("c2"));
+    let (c1, c2, uplink) = (bed.wire("c1"), bed.wire("c2"), bed.uplink());
     let (client, server) = (bed.c1().udp(at(C1, 4000)), bed.s.udp(at(SERVER, 7)));
     client.send("hello", at(SERVER, 7)).expect("a route");
     server.echo().expect("it is masqueraded");
@@ -167,7 +167,7 @@ fn hits(dut: &Pontoon) -> Outcome {
     bed.x.injector().send(&Packet::syn(at(LAN_HOST, 5000), at(C1, 80)));
     // The next one is behind it in the same queue.
     bed.x.injector().send(&Packet::echo_request(LAN_HOST, UP, 1, 1));
-    bed.uplink().wait(&["echo-reply"]);
+    uplink.wait(&["echo-reply"]).expect("the uplink's address answers");
     note_hits("routed to c1 from outside");
 
     dut.publish(UDP_2024);
@@ -178,7 +178,7 @@ fn hits(dut: &Pontoon) -> Outcome {
     note_hits("to a published port and back");
 
     bed.send_out(&c1, "c1", &Packet::udp(at(C1, 4000), at(C2, 80), b"detour"));
-    c2.wait(&["gw > c2", "udp"]).expect("it is sent on");
+    c2.wait(&["gw > c2 172.17.0.2:4000", "udp"]).expect("it is sent on");
     note_hits("c1 to c2 by way of the gateway");
     seen
 }
