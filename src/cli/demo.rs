@@ -248,15 +248,15 @@ impl Set {
             list(out, &drops(&look))?;
         }
         let began = *began;
-        let left = match self.end() {
+        let end = match self.end() {
             Ok(()) => "Its processes have ended, and namespaces and devices with them".to_owned(),
             Err(why) => {
                 failed += 1;
-                format!("Something is LEFT: {why}")
+                format!("It did not end as it should: {why}")
             }
         };
-        let verdict = if failed == 0 { "All of it worked".to_owned() } else { format!("{failed} of it FAILED") };
-        writeln!(out, "\n{verdict}, in {:.1} s. {left}.", began.elapsed().as_secs_f64())?;
+        let verdict = if failed == 0 { "All of it worked".to_owned() } else { format!("FAILED: {failed}") };
+        writeln!(out, "\n{verdict}, in {:.1} s. {end}.", began.elapsed().as_secs_f64())?;
         Ok(failed)
     }
 

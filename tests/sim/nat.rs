@@ -281,6 +281,21 @@ fn container_that_comes_back_with_another_mac_is_reached_at_once() {
     assert_eq!((out.len(), out[0].dst()), (1, again.mac));
 }
 
+// S15, S20, U1
+#[test]
+fn client_whose_port_had_to_change_once_keeps_it_everywhere_else() {
+    let (mut net, a, b) = pair();
+    net.publish("c1", Transport::Tcp, 8080, 80);
+    net.publish("c1", Transport::Tcp, 9090, 80);
+    net.publish("c2", Transport::Tcp, 7070, 80);
+    for port in [8080, 9090] {
+        net.arrive(&tcp("203.0.113.5:4000", &format!("192.0.2.112:{port}"), SYN));
+    }
+    assert_ne!(net.got(&a)[1].from(), "203.0.113.5:4000");
+    net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:7070", SYN));
+    assert_eq!(net.got_one(&b).from(), "203.0.113.5:4000");
+}
+
 // S21, S68
 #[test]
 fn two_ports_lead_to_the_same_number_of_two_containers() {

@@ -141,7 +141,9 @@ pub fn take_stream(parent: &Parent, port: u16) -> Result<Received, String> {
     let mut bytes = 0;
     let mut begin = None;
     loop {
-        let len = stream.read(&mut buf).map_err(|error| format!("the stream broke after {bytes} bytes: {error}"))?;
+        let len = stream
+            .read(&mut buf)
+            .map_err(|error| format!("the stream from {from} broke after {bytes} bytes: {}", in_words(&error)))?;
         let begin = *begin.get_or_insert_with(Instant::now);
         if len == 0 {
             return Ok(Received { from, bytes, took: begin.elapsed() });
@@ -161,7 +163,7 @@ pub fn send_stream(to: SocketAddr, lasting: Duration) -> Result<Sent, String> {
     let from = stream.local_addr().map_err(|error| error.to_string())?;
     let pattern = pattern(PERIOD + CHUNK);
     let (mut bytes, begin) = (0, Instant::now());
-    let broke = |bytes: u64, error| format!("the stream to {to} broke after {bytes} bytes: {error}");
+    let broke = |bytes: u64, error| format!("the stream to {to} broke after {bytes} bytes: {}", in_words(&error));
     while begin.elapsed() < lasting {
         let at = (bytes % PERIOD as u64) as usize;
         bytes += stream.write(&pattern[at..at + CHUNK]).map_err(|error| broke(bytes, error))? as u64;
@@ -172,6 +174,14 @@ pub fn send_stream(to: SocketAddr, lasting: Duration) -> Result<Sent, String> {
         Ok(0) => Ok(Sent { from, bytes }),
         Ok(_) => Err(format!("{to} answered a stream that asks for nothing")),
         Err(error) => Err(broke(bytes, error)),
+    }
+}
+
+/// A timeout of a socket comes as EAGAIN, whose own words say nothing about it.
+fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock => format!("nothing moved for {} s", PATIENCE.as_secs()),
+        _ => error.to_string(),
     }
 }
 

@@ -263,6 +263,11 @@ impl Nat {
             return !flows.in_use(reply, now);
         }
         let slot = self.key_slot(src, sport, reply.proto);
+        // A source that stays as it is has no mapping to keep: it changes only where it must.
+        let stays = reply.dst == src;
+        if stays && !flows.in_use(reply, now) {
+            return true;
+        }
         if let Some(known) = self.remembered[slot]
             && (known.src, known.sport, known.proto) == (src, sport, reply.proto)
         {
