@@ -333,6 +333,8 @@ impl Datapath {
             (_, _) if self.no_forward => Some(DropReason::ForwardingOff),
             (Ingress::Endpoint(_, from), _) if self.network(from).config.internal => Some(DropReason::Internal),
             (_, Target::Network(to)) if self.network(to).config.internal => Some(DropReason::Internal),
+            // A static rule may name any address; no answer could come back either.
+            (_, Target::Network(to)) if self.network(to).gateway().is_none() => Some(DropReason::NoGateway),
             (Ingress::Endpoint(..), Target::Uplink) => None,
             (Ingress::Endpoint(..) | Ingress::Uplink(_), Target::Network(_)) if published => None,
             (Ingress::Endpoint(..), Target::Network(_)) => Some(DropReason::NetworkIsolation),

@@ -447,6 +447,23 @@ fn no_static_rule_leads_into_an_internal_network() {
     assert_eq!((net.dropped(uplink, "internal"), net.dropped(a.port, "internal")), (1, 1));
 }
 
+// D11
+#[test]
+fn no_static_rule_leads_into_a_network_without_a_gateway() {
+    let (mut net, a, _) = pair();
+    net.add_network(NetworkConfig { gateway: None, ..network("bare", "172.18.0.0/16") });
+    let bare = net.attach_to("bare");
+    net.quiet();
+    let (dst, to) = (addr(UP), bare.ip.unwrap());
+    net.apply(Command::AddRule(StaticRule::Dnat { proto: Transport::Tcp, dst, port: 80, to, to_port: 80 }));
+    net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:80", SYN));
+    net.route(&a, &tcp("172.17.0.2:4000", "192.0.2.112:80", SYN));
+    assert!(net.got(&bare).is_empty());
+    let uplink = net.uplink.unwrap();
+    assert_eq!((net.dropped(uplink, "no-gateway"), net.dropped(a.port, "no-gateway")), (1, 1));
+    assert!(net.flows().is_empty());
+}
+
 // D24
 #[test]
 fn networks_do_not_reach_each_other_but_by_published_ports() {
