@@ -592,6 +592,15 @@ impl Datapath {
         if dst != as_came.dst {
             return Err(DropReason::IcmpUnrelated); // nf_conntrack_inet_error
         }
+        // It tells of a packet that we sent to this side: nobody speaks for a flow that he is not on the path of.
+        let side = self.routes.lookup(as_came.src);
+        let of_this_side = match ingress {
+            Ingress::Endpoint(_, id) => side == Some(Target::Network(id)),
+            Ingress::Uplink(_) => !matches!(side, Some(Target::Network(_))),
+        };
+        if !of_this_side {
+            return Err(DropReason::IcmpUnrelated);
+        }
         let egress = self.routes.lookup(as_goes.dst).ok_or(DropReason::NoRoute)?;
         if let (Ingress::Endpoint(_, from), Target::Uplink) = (ingress, egress)
             && self.network(from).config.internal

@@ -716,6 +716,27 @@ fn error_to_another_address_than_its_flows_is_dropped() {
     assert!(net.got(&a).is_empty());
 }
 
+// I4
+#[test]
+fn error_that_comes_by_another_side_than_its_flow_is_dropped() {
+    let (mut net, a, _) = pair();
+    net.add_network(network("other", "172.18.0.0/16"));
+    let c = net.attach_to("other");
+    net.quiet();
+    net.route(&a, &udp("172.17.0.2:4000", "198.51.100.5:53"));
+    net.left_one();
+    // What a's own host would quote, told by somebody in the world and by a container of another network.
+    let quoted = udp("198.51.100.5:53", "172.17.0.2:4000").bytes();
+    net.arrive(&error(X, S1, 3, 3, &quoted));
+    let gateway = net.gateway_mac_of("other");
+    net.send_to(&c, gateway, &error("172.18.0.2", S1, 3, 3, &quoted));
+    assert!(net.left().is_empty());
+    let uplink = net.uplink.unwrap();
+    assert_eq!((net.dropped(uplink, "icmp-unrelated"), net.dropped(c.port, "icmp-unrelated")), (1, 1));
+    net.route(&a, &error("172.17.0.2", S1, 3, 3, &quoted));
+    net.left_one();
+}
+
 // I5, R27
 #[test]
 fn errors_of_containers_leave_with_the_uplinks_address_inside_and_out() {
