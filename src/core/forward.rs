@@ -383,11 +383,26 @@ impl Datapath {
             self.rules.policy_drop += 1;
             return Err(DropReason::IccOff);
         }
+        if self.are_isolated(ingress.port(), network, tuple.dst) {
+            self.rules.policy_drop += 1;
+            return Err(DropReason::Isolated);
+        }
         self.rules.icc += 1;
         let egress = Target::Network(network);
         self.passable(ingress, frame, egress, now, world)?;
         self.complain(ingress, frame, Complaint::Redirect(tuple.dst), now, world);
         self.emit(ingress, frame, tuple, tuple, egress, now, world)
+    }
+
+    /// Would turning a packet back to `dst` join two isolated ports (B19)? Of an address that nobody was given it is not
+    /// known where it is until it has been asked for, so an isolated port does not reach it by this way.
+    fn are_isolated(&self, from: PortId, network: NetworkId, dst: Addr) -> bool {
+        let isolated = |port| self.ports.get(port).and_then(|p| p.attachment()).is_none_or(|a| a.isolated);
+        isolated(from)
+            && match self.network(network).owners.addr(dst) {
+                Some(Owner::Port(to)) => isolated(to),
+                Some(Owner::Gateway) | None => true,
+            }
     }
 
     /// TTL and MTU, in this order (Linux net/ipv4/ip_forward.c).

@@ -311,6 +311,28 @@ fn isolated_ports_reach_the_gateway_and_others_but_not_each_other() {
     assert_eq!(net.got_one(&a).icmp(), (0, 0));
 }
 
+// B19
+#[test]
+fn isolated_ports_do_not_reach_each_other_by_way_of_the_gateway() {
+    let mut net = Net::new();
+    let hosts: Vec<Host> = [true, true, false]
+        .map(|isolated| {
+            let request = pontoon::core::command::EndpointRequest { isolated, ..net.request("default") };
+            net.attach_as(request, Caps::FULL)
+        })
+        .to_vec();
+    net.quiet();
+    net.route(&hosts[0], &udp("172.17.0.2:4000", "172.17.0.3:5000"));
+    assert_eq!(counts(&mut net, &hosts), [0, 0, 0]);
+    assert_eq!(net.dropped(hosts[0].port, "isolated"), 1);
+    // An address that nobody was given may be behind an isolated port.
+    net.route(&hosts[0], &udp("172.17.0.2:4000", "172.17.0.99:5000"));
+    assert_eq!(counts(&mut net, &hosts), [0, 0, 0]);
+    assert_eq!(net.dropped(hosts[0].port, "isolated"), 2);
+    net.route(&hosts[0], &udp("172.17.0.2:4000", "172.17.0.4:5000"));
+    net.got_one(&hosts[2]);
+}
+
 // B20
 #[test]
 fn link_down_flushes_what_its_port_taught_and_disturbs_nobody() {
