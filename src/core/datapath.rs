@@ -404,10 +404,11 @@ impl Datapath {
         capture(world, Point::GatewayOut, from, frame, Link::Ethernet);
         match self.network(network).fdb.lookup(station, now) {
             Some(to) => self.send(from, to, frame, world),
-            // Told by ARP but silent since: as a bridge does with an unknown station.
-            None => {
+            // Told by ARP but silent since: as a bridge does with an unknown station, at the expense of who sent it.
+            None if self.ports.get_mut(from).is_none_or(|p| p.flood.take(now)) => {
                 let _ = self.flood_from(None, network, frame, world); // no rule applies to the gateway
             }
+            None => self.count_drop(from, DropReason::FloodRate),
         }
     }
 

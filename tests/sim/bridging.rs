@@ -386,6 +386,25 @@ fn storm_is_bounded_and_frames_to_known_stations_pass_in_it() {
 
 // B21
 #[test]
+fn storm_by_way_of_the_gateway_is_bounded_too() {
+    let mut net = Net::new();
+    net.add_network(NetworkConfig { flood_rate: 100, ..network("small", "172.18.0.0/24") });
+    let (a, b) = (net.attach_to("small"), net.attach_to("small"));
+    net.quiet();
+    let gateway = net.gateway_mac_of("small");
+    // A neighbour whose station nobody has heard: what is routed to it goes to all ports.
+    let claim = arp(1, (mac(77), "172.18.0.99"), (Mac::ZERO, "172.18.0.1"));
+    net.send(&a, &frame(gateway, a.mac, ARP, &claim));
+    net.quiet();
+    for _ in 0..1000 {
+        net.send_to(&a, gateway, &udp("172.18.0.2:4000", "172.18.0.99:5000"));
+    }
+    assert_eq!(counts(&mut net, &[b]), [100]);
+    assert_eq!(net.dropped(a.port, "flood-rate"), 900);
+}
+
+// B21
+#[test]
 fn flood_is_charged_with_all_of_its_copies() {
     let (mut net, a, b, _) = three();
     net.dp.take_work();
