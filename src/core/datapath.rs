@@ -52,6 +52,9 @@ const EXPIRE_BUDGET: usize = 256;
 /// Announcements of a new attachment, and the time between them (D18).
 pub(super) const ANNOUNCEMENTS: u8 = 3;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Writes after which one call of [`Datapath::handle_timeout`] leaves further announcements to the next: each is a
+/// write to every port of its network, 2 us or more each, and frames wait meanwhile.
+const ANNOUNCE_BUDGET: u32 = 1024;
 /// Extra bytes that a bridge lets through over the MTU: an Ethernet header and a VLAN tag (`is_skb_forwardable`, B15).
 const BRIDGE_SLACK: usize = ETH_LEN + 4;
 
@@ -455,7 +458,11 @@ impl Datapath {
     }
 
     fn announce_due(&mut self, now: Instant, world: &mut dyn World) {
+        let before = self.work;
         for port in self.announcing.clone() {
+            if self.work.wrapping_sub(before) >= ANNOUNCE_BUDGET {
+                break; // what is left stays due
+            }
             let Some(entry) = self.ports.get_mut(port) else { continue };
             let Some(attachment) = entry.attachment().cloned() else { continue };
             if entry.announce.1 > now || entry.announce.0 == 0 {

@@ -403,6 +403,18 @@ fn storm_by_way_of_the_gateway_is_bounded_too() {
     assert_eq!(net.dropped(a.port, "flood-rate"), 900);
 }
 
+// B22, D18
+#[test]
+fn hundreds_of_new_attachments_are_announced_in_turns() {
+    let mut net = Net::new();
+    let hosts: Vec<Host> = (0..100).map(|_| net.attach_to("default")).collect();
+    net.dp.handle_timeout(net.now, &mut net.world);
+    let at_once = net.dp.take_work();
+    assert!((1..2000).contains(&at_once), "{at_once} writes before the next frame is read");
+    net.secs(10);
+    assert_eq!(counts(&mut net, &hosts), vec![99 * 3; 100]);
+}
+
 // B21
 #[test]
 fn flood_is_charged_with_all_of_its_copies() {
