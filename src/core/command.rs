@@ -391,7 +391,7 @@ pub struct NeighbourView {
     pub network: String,
     pub ip: Addr,
     pub mac: Option<Mac>,
-    /// `permanent`, `reachable`, `stale`, `incomplete` or `failed`.
+    /// `permanent`, `reachable`, `stale`, `probe` or `incomplete`, in the words of `ip neigh`.
     pub state: &'static str,
     /// Packets that wait for an answer.
     pub held: usize,
