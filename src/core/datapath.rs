@@ -358,13 +358,18 @@ impl Datapath {
             self.work += 1;
             world.transmit(to, frame.out())
         } else {
-            let mut last = Sent::Ok;
+            // One failure is the frame's: its segments make one packet train, and a loss must not hide behind the last.
+            let mut worst = Sent::Ok;
             let mut scratch = std::mem::take(&mut self.segment_scratch);
-            let cut =
-                segment::for_each(frame.out(), link, caps, &mut scratch, &mut |out| last = world.transmit(to, out));
+            let cut = segment::for_each(frame.out(), link, caps, &mut scratch, &mut |out| {
+                let sent = world.transmit(to, out);
+                if worst == Sent::Ok {
+                    worst = sent;
+                }
+            });
             self.work += cut as u32; // at most 128 segments
             self.segment_scratch = scratch;
-            last
+            worst
         };
         self.account(from, to, sent, bytes);
     }
