@@ -408,7 +408,7 @@ pub struct StatsView {
     pub flows_refused: u64,
     /// Rule hits, in the order of the forward chain (S47): name and packets.
     pub rules: Vec<(&'static str, u64)>,
-    /// Every drop reason of every port, added up.
+    /// Every drop reason of every port, those that are gone included, added up.
     pub drops: Vec<(&'static str, u64)>,
     pub icmp_errors_sent: u64,
     pub icmp_errors_limited: u64,

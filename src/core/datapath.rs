@@ -30,7 +30,7 @@ use hashbrown::HashMap;
 
 use super::bridge;
 use super::conntrack::{self, Table};
-use super::counters::DropReason;
+use super::counters::{Counters, DropReason};
 use super::frag;
 use super::hash::{Keyed, Random};
 use super::icmp::Limiter;
@@ -109,6 +109,8 @@ pub struct Datapath {
     pub(super) fragment_scratch: Vec<u8>,
     /// For segments cut for a port that cannot.
     segment_scratch: Vec<u8>,
+    /// What was dropped of ports that are gone: totals never go back.
+    pub(super) departed: Counters,
     /// Transmissions since [`Datapath::take_work`].
     work: u32,
 }
@@ -146,6 +148,7 @@ impl Datapath {
             scratch: vec![0; BUFFER_LEN],
             fragment_scratch: vec![0; BUFFER_LEN],
             segment_scratch: Vec::new(),
+            departed: Counters::default(),
             work: 0,
         }
     }
@@ -425,9 +428,8 @@ impl Datapath {
     }
 
     pub(super) fn count_drops(&mut self, port: PortId, why: DropReason, count: u64) {
-        if let Some(port) = self.ports.get_mut(port) {
-            port.counters.drop(why, count);
-        }
+        let counters = self.ports.get_mut(port).map_or(&mut self.departed, |p| &mut p.counters);
+        counters.drop(why, count);
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use super::command::{
     Traffic, UplinkConfig,
 };
 use super::conntrack::{Direction, OwnerId};
-use super::counters::{Counters, DropReason};
+use super::counters::DropReason;
 use super::datapath::{ANNOUNCEMENTS, Datapath, Uplink};
 use super::nat::MAX_RULES;
 use super::neigh::Held;
@@ -324,6 +324,7 @@ impl Datapath {
 
     fn detach(&mut self, port: PortId) -> Result<Applied, CommandError> {
         let entry = self.ports.remove(port).ok_or_else(|| missing("port", &port.to_string()))?;
+        self.departed.absorb(&entry.counters);
         self.announcing.retain(|p| *p != port);
         self.frags.forget(port);
         let mut flushed = self.flows.remove_owner(OwnerId(port.0));
@@ -584,7 +585,7 @@ impl Datapath {
     }
 
     fn stats(&self) -> StatsView {
-        let mut total = Counters::default();
+        let mut total = self.departed.clone();
         for (_, port) in self.ports.iter() {
             total.absorb(&port.counters);
         }

@@ -351,6 +351,17 @@ fn link_down_flushes_what_its_port_taught_and_disturbs_nobody() {
     assert!(ports.iter().all(|p| p.state == "up"), "a frame that was taken says that the link is up");
 }
 
+// X18
+#[test]
+fn totals_keep_what_was_dropped_of_ports_that_are_gone() {
+    let (mut net, a, b, _) = three();
+    net.send(&a, &frame(b.mac, b.mac, LOCAL, b"not mine"));
+    let before = net.stats().drops;
+    assert_eq!(before, [("spoofed-mac", 1)]);
+    net.apply(Command::Detach { port: a.port });
+    assert_eq!(net.stats().drops, before);
+}
+
 // B20
 #[test]
 fn detached_port_takes_its_stations_with_it() {
