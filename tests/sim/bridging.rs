@@ -496,6 +496,13 @@ fn neighbours_address_cannot_be_claimed() {
         assert!(net.received(c.port).is_empty(), "{what}");
     }
     assert_eq!(net.dropped(a.port, "spoofed-address"), 4);
+    // Its own IP address at another's MAC would send others' packets there.
+    for owned in [b.mac, net.gateway_mac()] {
+        let told = arp(2, (owned, "172.17.0.99"), (Mac::ZERO, "172.17.0.4"));
+        net.send(&a, &frame(Mac::BROADCAST, a.mac, ARP, &told));
+    }
+    assert!(net.received(c.port).is_empty());
+    assert_eq!(net.dropped(a.port, "spoofed-mac"), 3);
 }
 
 // B24
