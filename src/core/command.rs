@@ -193,7 +193,7 @@ pub enum Command {
     AddRule(StaticRule),
     /// Removes it.
     RemoveRule(StaticRule),
-    /// Routes `dst` by the uplink.
+    /// Routes `dst` by the uplink. One inside of a network's subnet takes its addresses away from that network.
     AddRoute { dst: Cidr },
     /// Removes that route.
     RemoveRoute { dst: Cidr },
