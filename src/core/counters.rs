@@ -43,7 +43,7 @@ drop_reasons! {
     Isolated "isolated" "both ports are isolated (B19)"
     IccOff "icc-off" "containers of this network may not reach each other (D01)"
     ExceedsPortMtu "exceeds-port-mtu" "bridged frame is longer than the network's MTU (B15)"
-    NoGateway "no-gateway" "addressed to the gateway's MAC in a network without one"
+    NoGateway "no-gateway" "by way of the gateway, into or out of a network without one (D11)"
     TaggedToGateway "tagged-to-gateway" "VLAN-tagged frame to the gateway"
     NotIp "not-ip" "to the gateway, and neither ARP nor IPv4"
     Truncated "ip-truncated" "IP packet shorter than its header"
