@@ -64,7 +64,8 @@ enum Job {
     Query(Query, Sender<Answer>),
     AddPort(PortId, TapPort, Sender<Result<(), NotAdded<TapPort>>>),
     RemovePort(PortId, Sender<Option<TapPort>>),
-    Capture(Option<File>, Sender<Result<(), SwitchError>>),
+    /// Answered with the capture before, for the asker to finish: the loop waits for no disk.
+    Capture(Option<File>, Sender<Result<Option<Capture>, SwitchError>>),
     Shutdown,
 }
 
@@ -147,8 +148,10 @@ impl World for Wire<'_> {
     }
 
     fn capture(&mut self, point: Point, port: PortId, frame: FrameOut<'_>, link: Link) {
-        if let Some(capture) = self.capture {
-            capture.frame(point, port, frame, link);
+        if let Some(capture) = self.capture
+            && !capture.frame(point, port, frame, link)
+        {
+            *self.capture = None;
         }
     }
 }
@@ -238,7 +241,10 @@ impl Switch for LoopHandle {
     }
 
     fn capture(&self, file: Option<File>) -> Result<(), SwitchError> {
-        self.ask(|answer| Job::Capture(file, answer))?
+        if let Some(before) = self.ask(|answer| Job::Capture(file, answer))?? {
+            before.finish();
+        }
+        Ok(())
     }
 
     fn shutdown(self) -> Result<(), SwitchError> {
@@ -280,6 +286,9 @@ impl Reactor {
             if let Err(error) = closed {
                 log::warn!("cannot give up the device of {}: {error}", entry.id);
             }
+        }
+        if let Some(capture) = self.capture {
+            capture.finish();
         }
     }
 
@@ -420,7 +429,7 @@ impl Reactor {
                         .map(Some)
                         .map_err(|why| SwitchError::Failed { what: "cannot start capturing", why }),
                 };
-                let _ = answer.send(started.map(|capture| self.capture = capture));
+                let _ = answer.send(started.map(|capture| std::mem::replace(&mut self.capture, capture)));
             }
             Job::Shutdown => self.stop = true,
         }
