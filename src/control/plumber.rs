@@ -1,6 +1,9 @@
 //! Devices of ports: opened in their namespaces, and given up.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::protocol::{ApiError, Class};
 use crate::frame::Caps;
@@ -39,6 +42,33 @@ pub trait Plumber {
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError>;
 }
 
+/// Descriptors that ports leave for everything else: each client has one, and some are the process's own.
+const RESERVE: u64 = 80;
+
+/// Refuses what would leave no descriptor for a client to say so. The kernel gives the lowest number that is free.
+fn room_for_a_port(any: impl AsFd) -> Result<(), ApiError> {
+    let limit = getrlimit(Resource::Nofile).current;
+    let fits = match rustix::io::fcntl_dupfd_cloexec(any, 0) {
+        Ok(lowest) => limit.is_none_or(|limit| fits(lowest.as_raw_fd().unsigned_abs().into(), limit)),
+        Err(Errno::MFILE) => false,
+        // It can tell nothing; whether there is room shows at the next step.
+        Err(_) => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    let limit = limit.unwrap_or(u64::MAX);
+    Err(ApiError::new(
+        Class::Full,
+        format!("the limit of {limit} open files is reached; raise it (ulimit -Hn, LimitNOFILE=) and restart pontoon"),
+    ))
+}
+
+/// A port takes two: its device and the pidfd of its process. Of a small limit a quarter is kept.
+fn fits(lowest: u64, limit: u64) -> bool {
+    lowest + 2 + RESERVE.min(limit / 4) <= limit
+}
+
 /// TAPs, by the helper process.
 #[derive(Debug)]
 pub struct Plumbing {
@@ -57,6 +87,7 @@ impl Plumber for Plumbing {
     type Port = TapPort;
 
     fn open(&mut self, request: &Request) -> Result<Plugged<TapPort>, ApiError> {
+        room_for_a_port(&self.watcher)?;
         let mut opened: Opened = self.helper.open(request.clone())?;
         let life = match (&request.target, opened.pidfd.take()) {
             (Target::Pid(_), Some(pidfd)) => Life::Pid(pidfd),
@@ -81,6 +112,7 @@ impl Plumber for Plumbing {
     }
 
     fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<TapPort>, ApiError> {
+        room_for_a_port(&fd)?;
         let port = TapPort::adopt(fd).map_err(|error| ApiError::new(Class::Device, error.to_string()))?;
         let mac = hwaddr::of(port.device()).map_err(|error| {
             ApiError::new(Class::Device, format!("TAP {}: cannot read its MAC address: {error}", port.device().name()))
@@ -102,5 +134,17 @@ impl Plumber for Plumbing {
 
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError> {
         Ok(self.helper.stats(request.target.clone(), &request.name)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_descriptors_are_not_for_ports() {
+        assert!(fits(10, 1024) && fits(942, 1024) && !fits(943, 1024));
+        assert!(fits(31, 44) && !fits(32, 44), "a small limit is shared, too");
+        assert!(!fits(0, 0));
     }
 }

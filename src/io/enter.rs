@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::netcfg::{self, Config, Link, LinkStats, NetcfgError};
@@ -137,6 +138,8 @@ pub enum Class {
     Device,
     /// A step of the configuration failed.
     Config,
+    /// No more files may be open.
+    Full,
     /// No answer in time.
     TimedOut,
     /// The helper is not there any more, or out of order.
@@ -292,7 +295,13 @@ impl EnterHelper {
                 }
                 Err(error) => return Err(helper_gone(&error)),
             }
-            let received = msg::recv(&self.socket, &mut buf).map_err(|error| helper_gone(&error))?;
+            let received = msg::recv(&self.socket, &mut buf).map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::MFILE) => EnterError::new(
+                    Class::Full,
+                    "the limit of open files is reached; raise it (ulimit -Hn, LimitNOFILE=) and restart pontoon",
+                ),
+                _ => helper_gone(&error),
+            })?;
             if received.len == 0 {
                 return Err(helper_gone(&io::ErrorKind::UnexpectedEof.into()));
             }
