@@ -375,10 +375,16 @@ fn a_device_of_somebody_else_outlives_us() {
     let opened = helper.open(eth0(container.target())).expect("attached");
     assert_eq!(opened.provenance, Provenance::Found);
     assert!(opened.device.caps().vnet, "flags are set anew");
+    let netns = opened.netns;
     let port = TapPort::attach(opened, Life::Held).expect("kept");
     port.detach().expect("released");
     let config = eth0(Target::Here).config;
-    helper.undo(container.target(), "eth0", config).expect("undone");
+    // Where a path or a number leads to a stranger by now, whose eth0 has the same address, nothing is taken from it.
+    let stranger = netns::NetnsId { ino: netns.ino + 1, ..netns };
+    helper.undo(container.target(), stranger, "eth0", config.clone()).expect("nothing to undo");
+    assert_eq!(within(&container, || link("eth0")).addresses.len(), 1);
+    helper.undo(Target::Path("/nowhere".into()), netns, "eth0", config.clone()).expect("nothing to undo");
+    helper.undo(container.target(), netns, "eth0", config).expect("undone");
     assert_eq!(devices(&container), ["eth0", "lo"]);
     let (eth0, routes) = within(&container, || (link("eth0"), default_routes()));
     assert_eq!((eth0.addresses.len(), routes.len()), (0, 0));

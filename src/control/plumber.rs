@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::protocol::{ApiError, Class};
 use crate::frame::Caps;
-use crate::io::enter::{EnterHelper, Opened, Request, Target};
+use crate::io::enter::{EnterHelper, Opened, Provenance, Request, Target};
 use crate::io::lifetime::{Life, Watcher};
 use crate::io::netcfg::LinkStats;
 use crate::io::sys::hwaddr;
@@ -121,13 +121,10 @@ impl Plumber for Plumbing {
     }
 
     fn close(&mut self, port: TapPort, request: Option<&Request>) -> Result<(), ApiError> {
-        let found = port.provenance() == crate::io::enter::Provenance::Found;
+        let found = port.netns().filter(|_| port.provenance() == Provenance::Found);
         port.detach().map_err(|error| ApiError::new(Class::Device, format!("cannot give the TAP up: {error}")))?;
-        match request {
-            Some(request) if found => {
-                self.helper.undo(request.target.clone(), &request.name, request.config.clone())?;
-            }
-            Some(_) | None => {}
+        if let (Some(request), Some(netns)) = (request, found) {
+            self.helper.undo(request.target.clone(), netns, &request.name, request.config.clone())?;
         }
         Ok(())
     }

@@ -193,7 +193,7 @@ struct Envelope {
 #[derive(Serialize, Deserialize)]
 enum Order {
     Open(Request),
-    Undo { target: Target, name: String, config: Config },
+    Undo { target: Target, netns: NetnsId, name: String, config: Config },
     Stats { target: Target, name: String },
 }
 
@@ -249,9 +249,16 @@ impl EnterHelper {
         Ok(Opened { device, link, netns, provenance, pidfd: fds.next() })
     }
 
-    /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it.
-    pub fn undo(&mut self, target: Target, name: &str, config: Config) -> Result<(), EnterError> {
-        match self.ask(Order::Undo { target, name: name.into(), config })? {
+    /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it. If `target` leads to
+    /// another namespace than `netns` by now, or to none, nothing is touched: the device is gone with its own.
+    pub fn undo(
+        &mut self,
+        target: Target,
+        netns: NetnsId,
+        name: &str,
+        config: Config,
+    ) -> Result<(), EnterError> {
+        match self.ask(Order::Undo { target, netns, name: name.into(), config })? {
             (Done::Undone, _) => Ok(()),
             _ => Err(out_of_order()),
         }
@@ -419,10 +426,14 @@ fn work(socket: &OwnedFd, number: u64, order: Order, helper: i32) -> u8 {
     let mut fds = Vec::new();
     let result = match order {
         Order::Open(request) => open(&request, helper, &mut fds),
-        Order::Undo { target, name, config } => enter(&target, helper).and_then(|_| {
-            netcfg::undo(&name, &config)?;
-            Ok(Done::Undone)
-        }),
+        Order::Undo { target, netns, name, config } => match enter(&target, helper) {
+            Ok((found, _)) if found == netns => {
+                netcfg::undo(&name, &config).map(|()| Done::Undone).map_err(EnterError::from)
+            }
+            Ok(_) => Ok(Done::Undone),
+            Err(error) if error.class == Class::NoTarget => Ok(Done::Undone),
+            Err(error) => Err(error),
+        },
         Order::Stats { target, name } => {
             enter(&target, helper).and_then(|_| Ok(Done::Stats(netcfg::link_stats(&name)?)))
         }
