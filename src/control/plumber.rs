@@ -40,6 +40,9 @@ pub trait Plumber {
 
     /// The kernel's counters of the device.
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError>;
+
+    /// The same of the uplink's; `None`: where that is cannot be known.
+    fn uplink_stats(&mut self) -> Option<Result<LinkStats, ApiError>>;
 }
 
 /// Descriptors that ports leave for everything else: each client has one, and some are the process's own.
@@ -74,12 +77,13 @@ fn fits(lowest: u64, limit: u64) -> bool {
 pub struct Plumbing {
     helper: EnterHelper,
     watcher: Watcher,
+    uplink: Option<Request>,
 }
 
 impl Plumbing {
-    /// Opens by `helper`; paths are looked after by `watcher`.
-    pub fn new(helper: EnterHelper, watcher: Watcher) -> Plumbing {
-        Plumbing { helper, watcher }
+    /// Opens by `helper`; paths are looked after by `watcher`; `uplink` is what the helper was asked for, if it was.
+    pub fn new(helper: EnterHelper, watcher: Watcher, uplink: Option<Request>) -> Plumbing {
+        Plumbing { helper, watcher, uplink }
     }
 }
 
@@ -131,6 +135,11 @@ impl Plumber for Plumbing {
 
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError> {
         Ok(self.helper.stats(request.target.clone(), &request.name)?)
+    }
+
+    fn uplink_stats(&mut self) -> Option<Result<LinkStats, ApiError>> {
+        let uplink = self.uplink.clone()?;
+        Some(self.stats(&uplink))
     }
 }
 

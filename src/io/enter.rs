@@ -251,13 +251,7 @@ impl EnterHelper {
 
     /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it. If `target` leads to
     /// another namespace than `netns` by now, or to none, nothing is touched: the device is gone with its own.
-    pub fn undo(
-        &mut self,
-        target: Target,
-        netns: NetnsId,
-        name: &str,
-        config: Config,
-    ) -> Result<(), EnterError> {
+    pub fn undo(&mut self, target: Target, netns: NetnsId, name: &str, config: Config) -> Result<(), EnterError> {
         match self.ask(Order::Undo { target, netns, name: name.into(), config })? {
             (Done::Undone, _) => Ok(()),
             _ => Err(out_of_order()),

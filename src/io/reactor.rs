@@ -395,11 +395,21 @@ impl Reactor {
         let Some(entry) = self.devices.get_mut(id) else { return };
         entry.ready = true; // never latched again
         let fd = entry.role.device().as_fd().as_raw_fd();
-        let uplink = matches!(entry.role, Role::Uplink(_));
+        let is_uplink = matches!(entry.role, Role::Uplink(_));
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!("cannot deregister {id}: {error}");
         }
-        log::info!("{}: the device is gone", if uplink { "uplink".to_owned() } else { id.to_string() });
+        if is_uplink {
+            // It stays in the listings, as down: nobody attached it, so nobody detaches it.
+            log::error!("the uplink's device is gone: nothing reaches the world any more; restart pontoon");
+            let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+            if let Err(error) = self.datapath.apply(Command::Link { port: id, up: false }, self.clock.now(), &mut wire)
+            {
+                log::warn!("{id}: cannot be marked as down: {error}");
+            }
+            return;
+        }
+        log::info!("{id}: the device is gone");
         self.notifier.tell(Notice::PortGone(id));
     }
 

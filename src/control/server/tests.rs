@@ -252,6 +252,10 @@ impl Plumber for FakePlumber {
     fn stats(&mut self, _: &enter::Request) -> Result<LinkStats, ApiError> {
         Ok(LinkStats::default())
     }
+
+    fn uplink_stats(&mut self) -> Option<Result<LinkStats, ApiError>> {
+        None
+    }
 }
 
 /// A server at work, ended and waited for at the end of the test.
