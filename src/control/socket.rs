@@ -141,6 +141,7 @@ impl Drop for ControlSocket {
 }
 
 /// Released with the file.
+#[expect(clippy::disallowed_methods, reason = "only at the start, when nobody is served yet")]
 fn lock_directory(path: &Path) -> Result<File, SocketError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
