@@ -31,6 +31,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     Runt "runt" "shorter than its link header"
     TooLong "too-long" "longer than any packet can be"
+    Unreadable "unreadable" "the kernel could not describe the frame's offload, and dropped it"
     BadChecksumOffset "bad-checksum-offset" "virtio header asks for a checksum outside of the frame"
     BadSegmentation "bad-segmentation" "virtio header asks for segmentation that does not fit the packet"
     TooManySegments "too-many-segments" "virtio header asks for more than 128 segments"

@@ -175,6 +175,11 @@ impl Datapath {
         }
     }
 
+    /// A frame of `port` was lost before it could be read.
+    pub fn count_unreadable(&mut self, port: PortId) {
+        self.count_drop(port, DropReason::Unreadable);
+    }
+
     /// When [`Datapath::handle_timeout`] has work next.
     pub fn next_timeout(&self) -> Option<Instant> {
         let neighbours = self.networks.iter().flatten().filter_map(|n| n.neighbours.next_timeout());

@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::Errno;
 
 use super::clock::Clock;
 use super::pcap::Capture;
@@ -380,6 +381,13 @@ impl Reactor {
                         entry.deficit = 0;
                     }
                     return;
+                }
+                // The kernel could not put one frame's offload into a virtio header, and has dropped it
+                // (tun_put_user, `virtio_net_hdr_from_skb`): the next is another matter.
+                Err(ReadError::Other(Errno::INVAL)) => {
+                    self.datapath.count_unreadable(id);
+                    bytes_charged += MIN_CHARGE;
+                    deficit -= MIN_CHARGE;
                 }
                 Err(ReadError::Gone | ReadError::Other(_)) => return self.lose(id),
             }
