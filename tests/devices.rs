@@ -177,6 +177,7 @@ fn frames_cross_a_tap_both_ways() {
     assert_eq!(receive(&socket), b"pong");
 }
 
+// S52
 fn two_taps_share_a_namespace_and_one_has_the_default_route() {
     let container = Holder::new();
     let mut helper = helper();
@@ -309,6 +310,7 @@ fn a_process_of_somebody_else_is_refused() {
 
 // ---- adoption
 
+// B30
 fn after_a_kill_the_next_start_adopts_device_and_mac() {
     let container = Holder::new();
     let mut request = eth0(container.target());
@@ -375,10 +377,16 @@ fn a_device_of_somebody_else_outlives_us() {
     let opened = helper.open(eth0(container.target())).expect("attached");
     assert_eq!(opened.provenance, Provenance::Found);
     assert!(opened.device.caps().vnet, "flags are set anew");
+    let netns = opened.netns;
     let port = TapPort::attach(opened, Life::Held).expect("kept");
     port.detach().expect("released");
     let config = eth0(Target::Here).config;
-    helper.undo(container.target(), "eth0", config).expect("undone");
+    // Where a path or a number leads to a stranger by now, whose eth0 has the same address, nothing is taken from it.
+    let stranger = netns::NetnsId { ino: netns.ino + 1, ..netns };
+    helper.undo(container.target(), stranger, "eth0", config.clone()).expect("nothing to undo");
+    assert_eq!(within(&container, || link("eth0")).addresses.len(), 1);
+    helper.undo(Target::Path("/nowhere".into()), netns, "eth0", config.clone()).expect("nothing to undo");
+    helper.undo(container.target(), netns, "eth0", config).expect("undone");
     assert_eq!(devices(&container), ["eth0", "lo"]);
     let (eth0, routes) = within(&container, || (link("eth0"), default_routes()));
     assert_eq!((eth0.addresses.len(), routes.len()), (0, 0));
@@ -584,6 +592,7 @@ fn a_handed_descriptor_keeps_its_header() {
     assert!(matches!(error, TunError::WrongKind { .. }), "{error}");
 }
 
+// B20
 fn a_link_that_is_down_or_gone_is_told_apart() {
     let container = Holder::new();
     let opened = helper().open(eth0(container.target())).expect("attached");
@@ -610,6 +619,7 @@ fn an_offload_the_kernel_refuses_is_told_apart() {
     assert_eq!(refused, Err(WriteError::Refused));
 }
 
+// B22
 fn what_we_do_not_read_is_counted() {
     let container = Holder::new();
     let mut helper = helper();

@@ -482,6 +482,25 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_says_everything_with_its_default() {
+        let page = include_str!("../../docs/configuration.md");
+        let text = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of TOML");
+        // What is only shown as a comment is a key all the same.
+        let uncommented: String =
+            text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
+        settings(&uncommented, Overrides::default()).expect("with every key");
+
+        let documented = settings(text, Overrides::default()).expect("valid");
+        let default = settings("", Overrides::default()).expect("defaults");
+        assert_eq!(format!("{:?}", documented.core), format!("{:?}", default.core));
+        assert_eq!((documented.log, &documented.commands[0].1), (default.log, &default.commands[0].1));
+        let timeouts = serde_json::to_value(Timeouts::default()).expect("JSON");
+        for (name, seconds) in timeouts.as_object().expect("an object") {
+            assert!(text.contains(&format!("\n{name} = {seconds}\n")), "{name}");
+        }
+    }
+
+    #[test]
     fn an_error_names_its_line_in_one_line() {
         for (text, says) in [
             ("[switch]\nlgo = \"debug\"\n", "p.toml line 2: unknown field `lgo`"),

@@ -82,6 +82,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    // S35
     #[test]
     fn a_published_port_is_written_as_docker_does() {
         let row = json!({"name":"c2","proto":"tcp","host_ip":null,"host_port":2024,"container_port":80});

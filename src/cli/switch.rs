@@ -96,7 +96,12 @@ pub fn run(options: Options) -> Result<(), Failure> {
     if let Some(exit) = exit {
         server.end_with(exit).map_err(failed)?;
     }
+    let by_descriptor = uplink_fd.is_some();
     let uplink = open_uplink(&mut helper, &settings, uplink_fd)?;
+    let uplink_request = match &settings.uplink {
+        Some((_, spec)) if !by_descriptor => device_of(spec).request().ok(),
+        Some(_) | None => None,
+    };
     if uplink.is_none() {
         log::info!("no uplink: containers reach each other and their gateways, but not the world (--uplink)");
     }
@@ -113,7 +118,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     }
     log::info!("listening on {}", control.display());
     let watcher = server.watcher();
-    server.run(handle, Plumbing::new(helper, watcher)).map_err(failed)
+    server.run(handle, Plumbing::new(helper, watcher, uplink_request)).map_err(failed)
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {
@@ -139,6 +144,18 @@ fn raise_descriptor_limit() {
 /// What a TUN has unless somebody says otherwise.
 const TUN_MTU: u16 = 1500;
 
+/// The device that `spec` describes.
+fn device_of(spec: &UplinkSpec) -> uplink::UplinkConfig {
+    uplink::UplinkConfig {
+        name: spec.name.clone(),
+        address: spec.address,
+        peer: spec.peer,
+        netns: spec.netns.clone(),
+        mtu: spec.mtu.map(u32::from),
+        header: Header::Vnet,
+    }
+}
+
 fn open_uplink(
     helper: &mut EnterHelper,
     settings: &Settings,
@@ -150,17 +167,7 @@ fn open_uplink(
     let told = |error: &dyn std::fmt::Display| Failure::Failed(format!("{origin}: {error}"));
     let opened = match fd {
         Some(fd) => Uplink::adopt(fd).map_err(|error| told(&error))?,
-        None => {
-            let config = uplink::UplinkConfig {
-                name: spec.name.clone(),
-                address: spec.address,
-                peer: spec.peer,
-                netns: spec.netns.clone(),
-                mtu: spec.mtu.map(u32::from),
-                header: Header::Vnet,
-            };
-            Uplink::open(helper, &config).map_err(|error| told(&error))?
-        }
+        None => Uplink::open(helper, &device_of(spec)).map_err(|error| told(&error))?,
     };
     // A device of more than 65,535 is one whose MTU is no limit for IP packets.
     let found = opened.mtu().map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));

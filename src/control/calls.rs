@@ -418,15 +418,21 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             let mut devices = Vec::new();
             for port in ports.iter().filter(|port| port.name == name) {
                 let mut device = serde_json::to_value(port).map_err(internal)?;
-                if let Some(attachment) = self.attachments.get(&port.port) {
+                let attachment = self.attachments.get(&port.port);
+                if let Some(attachment) = attachment {
                     device["origin"] = attachment.origin.to_string().into();
-                    if let Origin::Opened(request) = &attachment.origin {
-                        // The rest is worth telling without the kernel's counters, too.
-                        device["link"] = match self.plumber.stats(request) {
-                            Ok(stats) => serde_json::to_value(stats).map_err(internal)?,
-                            Err(error) => json!({ "error": error.desc }),
-                        };
-                    }
+                }
+                let link = match attachment.map(|one| &one.origin) {
+                    Some(Origin::Opened(request)) => Some(self.plumber.stats(request)),
+                    Some(Origin::Brought(_)) => None,
+                    // Only the uplink has a device that no call opened.
+                    None => self.plumber.uplink_stats(),
+                };
+                // The rest is worth telling without the kernel's counters, too.
+                match link {
+                    Some(Ok(stats)) => device["link"] = serde_json::to_value(stats).map_err(internal)?,
+                    Some(Err(error)) => device["link"] = json!({ "error": error.desc }),
+                    None => {}
                 }
                 devices.push(device);
             }

@@ -1,10 +1,13 @@
 //! Devices of ports: opened in their namespaces, and given up.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::protocol::{ApiError, Class};
 use crate::frame::Caps;
-use crate::io::enter::{EnterHelper, Opened, Request, Target};
+use crate::io::enter::{EnterHelper, Opened, Provenance, Request, Target};
 use crate::io::lifetime::{Life, Watcher};
 use crate::io::netcfg::LinkStats;
 use crate::io::sys::hwaddr;
@@ -37,6 +40,36 @@ pub trait Plumber {
 
     /// The kernel's counters of the device.
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError>;
+
+    /// The same of the uplink's; `None`: where that is cannot be known.
+    fn uplink_stats(&mut self) -> Option<Result<LinkStats, ApiError>>;
+}
+
+/// Descriptors that ports leave for everything else: each client has one, and some are the process's own.
+const RESERVE: u64 = 80;
+
+/// Refuses what would leave no descriptor for a client to say so. The kernel gives the lowest number that is free.
+fn room_for_a_port(any: impl AsFd) -> Result<(), ApiError> {
+    let limit = getrlimit(Resource::Nofile).current;
+    let fits = match rustix::io::fcntl_dupfd_cloexec(any, 0) {
+        Ok(lowest) => limit.is_none_or(|limit| fits(lowest.as_raw_fd().unsigned_abs().into(), limit)),
+        Err(Errno::MFILE) => false,
+        // It can tell nothing; whether there is room shows at the next step.
+        Err(_) => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    let limit = limit.unwrap_or(u64::MAX);
+    Err(ApiError::new(
+        Class::Full,
+        format!("the limit of {limit} open files is reached; raise it (ulimit -Hn, LimitNOFILE=) and restart pontoon"),
+    ))
+}
+
+/// A port takes two: its device and the pidfd of its process. Of a small limit a quarter is kept.
+fn fits(lowest: u64, limit: u64) -> bool {
+    lowest + 2 + RESERVE.min(limit / 4) <= limit
 }
 
 /// TAPs, by the helper process.
@@ -44,12 +77,13 @@ pub trait Plumber {
 pub struct Plumbing {
     helper: EnterHelper,
     watcher: Watcher,
+    uplink: Option<Request>,
 }
 
 impl Plumbing {
-    /// Opens by `helper`; paths are looked after by `watcher`.
-    pub fn new(helper: EnterHelper, watcher: Watcher) -> Plumbing {
-        Plumbing { helper, watcher }
+    /// Opens by `helper`; paths are looked after by `watcher`; `uplink` is what the helper was asked for, if it was.
+    pub fn new(helper: EnterHelper, watcher: Watcher, uplink: Option<Request>) -> Plumbing {
+        Plumbing { helper, watcher, uplink }
     }
 }
 
@@ -57,6 +91,7 @@ impl Plumber for Plumbing {
     type Port = TapPort;
 
     fn open(&mut self, request: &Request) -> Result<Plugged<TapPort>, ApiError> {
+        room_for_a_port(&self.watcher)?;
         let mut opened: Opened = self.helper.open(request.clone())?;
         let life = match (&request.target, opened.pidfd.take()) {
             (Target::Pid(_), Some(pidfd)) => Life::Pid(pidfd),
@@ -81,6 +116,7 @@ impl Plumber for Plumbing {
     }
 
     fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<TapPort>, ApiError> {
+        room_for_a_port(&fd)?;
         let port = TapPort::adopt(fd).map_err(|error| ApiError::new(Class::Device, error.to_string()))?;
         let mac = hwaddr::of(port.device()).map_err(|error| {
             ApiError::new(Class::Device, format!("TAP {}: cannot read its MAC address: {error}", port.device().name()))
@@ -89,18 +125,32 @@ impl Plumber for Plumbing {
     }
 
     fn close(&mut self, port: TapPort, request: Option<&Request>) -> Result<(), ApiError> {
-        let found = port.provenance() == crate::io::enter::Provenance::Found;
+        let found = port.netns().filter(|_| port.provenance() == Provenance::Found);
         port.detach().map_err(|error| ApiError::new(Class::Device, format!("cannot give the TAP up: {error}")))?;
-        match request {
-            Some(request) if found => {
-                self.helper.undo(request.target.clone(), &request.name, request.config.clone())?;
-            }
-            Some(_) | None => {}
+        if let (Some(request), Some(netns)) = (request, found) {
+            self.helper.undo(request.target.clone(), netns, &request.name, request.config.clone())?;
         }
         Ok(())
     }
 
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError> {
         Ok(self.helper.stats(request.target.clone(), &request.name)?)
+    }
+
+    fn uplink_stats(&mut self) -> Option<Result<LinkStats, ApiError>> {
+        let uplink = self.uplink.clone()?;
+        Some(self.stats(&uplink))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_descriptors_are_not_for_ports() {
+        assert!(fits(10, 1024) && fits(942, 1024) && !fits(943, 1024));
+        assert!(fits(31, 44) && !fits(32, 44), "a small limit is shared, too");
+        assert!(!fits(0, 0));
     }
 }

@@ -274,6 +274,7 @@ impl From<enter::EnterError> for ApiError {
             enter::Class::Forbidden => Class::Forbidden,
             enter::Class::Taken => Class::Busy,
             enter::Class::Device | enter::Class::Config => Class::Device,
+            enter::Class::Full => Class::Full,
             enter::Class::TimedOut => Class::Timeout,
             enter::Class::Helper => Class::Internal,
         };

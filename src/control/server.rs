@@ -166,6 +166,7 @@ impl Server {
             ready: VecDeque::new(),
             uses: 0,
             checking: false,
+            waiting: false,
         };
         let end = running.serve();
         let Running { server, calls, clients, .. } = running;
@@ -192,6 +193,8 @@ struct Running<S: Switch, P: Plumber<Port = S::Port>> {
     uses: u64,
     /// Is the timer armed?
     checking: bool,
+    /// Does a client wait that could not be accepted? No other event will come for it.
+    waiting: bool,
 }
 
 impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
@@ -205,6 +208,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
             }
             let mut pump: BTreeSet<ClientId> = self.ready.drain(..).collect();
             let mut check = false;
+            let waited = self.waiting;
             for event in &events {
                 match event.token() {
                     LISTENER => self.accept(),
@@ -246,10 +250,14 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
                 }
             }
             self.watch_lives()?;
+            if waited {
+                self.accept();
+            }
         }
     }
 
     fn accept(&mut self) {
+        self.waiting = false;
         loop {
             match self.server.socket.accept() {
                 Ok(stream) => self.admit(stream),
@@ -259,7 +267,8 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
                     log::warn!("control socket: {error}");
                 }
                 Err(error) => {
-                    log::warn!("control socket: cannot accept a client: {error}");
+                    log::warn!("control socket: cannot accept a client: {error}; tried again at the next event");
+                    self.waiting = true;
                     return;
                 }
             }

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
@@ -22,6 +23,11 @@ pub const MAX_PATH: usize = 107;
 
 /// Connections that wait to be accepted; the 65th is closed anyway.
 const BACKLOG: i32 = 64;
+
+/// Another pontoon holds the lock on the directory for a moment; whoever may open it can hold it for ever.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,11 @@ pub enum SocketError {
         "control socket {path}: another pontoon is listening on it; stop that one, or give another path with --control"
     )]
     Taken { path: PathBuf },
+    #[error(
+        "control socket {path}: another process has locked {directory} for {} s; see who (lslocks), or give another path with --control",
+        LOCK_WITHIN.as_secs()
+    )]
+    Locked { path: PathBuf, directory: PathBuf },
     #[error(
         "control socket {path}: something that is not a socket is there; remove it, or give another path with --control"
     )]
@@ -130,6 +141,7 @@ impl Drop for ControlSocket {
 }
 
 /// Released with the file.
+#[expect(clippy::disallowed_methods, reason = "only at the start, when nobody is served yet")]
 fn lock_directory(path: &Path) -> Result<File, SocketError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -142,9 +154,14 @@ fn lock_directory(path: &Path) -> Result<File, SocketError> {
         }
         file => file.map_err(other("open its directory"))?,
     };
-    rustix::fs::flock(&file, FlockOperation::LockExclusive)
-        .map_err(|errno| other("lock its directory")(errno.into()))?;
-    Ok(file)
+    for _ in 0..LOCK_WITHIN.div_duration_f32(LOCK_PAUSE) as u32 {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(LOCK_PAUSE),
+            Err(errno) => return Err(other("lock its directory")(errno.into())),
+        }
+    }
+    Err(SocketError::Locked { path: path.into(), directory: directory.into() })
 }
 
 fn remove_dead(path: &Path) -> Result<(), SocketError> {
@@ -223,6 +240,16 @@ mod tests {
         assert!(error.contains("another pontoon is listening on it"), "{error}");
         UnixStream::connect(&path).expect("still there");
         drop(alive);
+    }
+
+    #[test]
+    fn a_directory_that_somebody_keeps_locked_does_not_hold_the_start_up_for_ever() {
+        let dir = directory();
+        let lock = lock_directory(&dir.path().join("other")).expect("free");
+        let error = ControlSocket::bind(&dir.path().join("p.sock")).expect_err("locked").to_string();
+        assert!(error.contains("has locked") && !error.contains('\n'), "{error}");
+        drop(lock);
+        ControlSocket::bind(&dir.path().join("p.sock")).expect("free again");
     }
 
     #[test]

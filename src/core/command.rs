@@ -193,7 +193,7 @@ pub enum Command {
     AddRule(StaticRule),
     /// Removes it.
     RemoveRule(StaticRule),
-    /// Routes `dst` by the uplink.
+    /// Routes `dst` by the uplink. One inside of a network's subnet takes its addresses away from that network.
     AddRoute { dst: Cidr },
     /// Removes that route.
     RemoveRoute { dst: Cidr },
@@ -391,7 +391,7 @@ pub struct NeighbourView {
     pub network: String,
     pub ip: Addr,
     pub mac: Option<Mac>,
-    /// `permanent`, `reachable`, `stale`, `incomplete` or `failed`.
+    /// `permanent`, `reachable`, `stale`, `probe` or `incomplete`, in the words of `ip neigh`.
     pub state: &'static str,
     /// Packets that wait for an answer.
     pub held: usize,
@@ -408,7 +408,7 @@ pub struct StatsView {
     pub flows_refused: u64,
     /// Rule hits, in the order of the forward chain (S47): name and packets.
     pub rules: Vec<(&'static str, u64)>,
-    /// Every drop reason of every port, added up.
+    /// Every drop reason of every port, those that are gone included, added up.
     pub drops: Vec<(&'static str, u64)>,
     pub icmp_errors_sent: u64,
     pub icmp_errors_limited: u64,

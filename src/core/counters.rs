@@ -31,6 +31,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     Runt "runt" "shorter than its link header"
     TooLong "too-long" "longer than any packet can be"
+    Unreadable "unreadable" "the kernel could not describe the frame's offload, and dropped it"
     BadChecksumOffset "bad-checksum-offset" "virtio header asks for a checksum outside of the frame"
     BadSegmentation "bad-segmentation" "virtio header asks for segmentation that does not fit the packet"
     TooManySegments "too-many-segments" "virtio header asks for more than 128 segments"
@@ -43,7 +44,7 @@ drop_reasons! {
     Isolated "isolated" "both ports are isolated (B19)"
     IccOff "icc-off" "containers of this network may not reach each other (D01)"
     ExceedsPortMtu "exceeds-port-mtu" "bridged frame is longer than the network's MTU (B15)"
-    NoGateway "no-gateway" "addressed to the gateway's MAC in a network without one"
+    NoGateway "no-gateway" "by way of the gateway, into or out of a network without one (D11)"
     TaggedToGateway "tagged-to-gateway" "VLAN-tagged frame to the gateway"
     NotIp "not-ip" "to the gateway, and neither ARP nor IPv4"
     Truncated "ip-truncated" "IP packet shorter than its header"

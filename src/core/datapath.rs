@@ -30,7 +30,7 @@ use hashbrown::HashMap;
 
 use super::bridge;
 use super::conntrack::{self, Table};
-use super::counters::DropReason;
+use super::counters::{Counters, DropReason};
 use super::frag;
 use super::hash::{Keyed, Random};
 use super::icmp::Limiter;
@@ -52,6 +52,9 @@ const EXPIRE_BUDGET: usize = 256;
 /// Announcements of a new attachment, and the time between them (D18).
 pub(super) const ANNOUNCEMENTS: u8 = 3;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Writes after which one call of [`Datapath::handle_timeout`] leaves further announcements to the next: each is a
+/// write to every port of its network, 2 us or more each, and frames wait meanwhile.
+const ANNOUNCE_BUDGET: u32 = 1024;
 /// Extra bytes that a bridge lets through over the MTU: an Ethernet header and a VLAN tag (`is_skb_forwardable`, B15).
 const BRIDGE_SLACK: usize = ETH_LEN + 4;
 
@@ -106,6 +109,8 @@ pub struct Datapath {
     pub(super) fragment_scratch: Vec<u8>,
     /// For segments cut for a port that cannot.
     segment_scratch: Vec<u8>,
+    /// What was dropped of ports that are gone: totals never go back.
+    pub(super) departed: Counters,
     /// Transmissions since [`Datapath::take_work`].
     work: u32,
 }
@@ -143,6 +148,7 @@ impl Datapath {
             scratch: vec![0; BUFFER_LEN],
             fragment_scratch: vec![0; BUFFER_LEN],
             segment_scratch: Vec::new(),
+            departed: Counters::default(),
             work: 0,
         }
     }
@@ -167,6 +173,11 @@ impl Datapath {
         if let Err(why) = done {
             self.count_drop(port, why);
         }
+    }
+
+    /// A frame of `port` was lost before it could be read.
+    pub fn count_unreadable(&mut self, port: PortId) {
+        self.count_drop(port, DropReason::Unreadable);
     }
 
     /// When [`Datapath::handle_timeout`] has work next.
@@ -355,13 +366,18 @@ impl Datapath {
             self.work += 1;
             world.transmit(to, frame.out())
         } else {
-            let mut last = Sent::Ok;
+            // One failure is the frame's: its segments make one packet train, and a loss must not hide behind the last.
+            let mut worst = Sent::Ok;
             let mut scratch = std::mem::take(&mut self.segment_scratch);
-            let cut =
-                segment::for_each(frame.out(), link, caps, &mut scratch, &mut |out| last = world.transmit(to, out));
+            let cut = segment::for_each(frame.out(), link, caps, &mut scratch, &mut |out| {
+                let sent = world.transmit(to, out);
+                if worst == Sent::Ok {
+                    worst = sent;
+                }
+            });
             self.work += cut as u32; // at most 128 segments
             self.segment_scratch = scratch;
-            last
+            worst
         };
         self.account(from, to, sent, bytes);
     }
@@ -404,10 +420,11 @@ impl Datapath {
         capture(world, Point::GatewayOut, from, frame, Link::Ethernet);
         match self.network(network).fdb.lookup(station, now) {
             Some(to) => self.send(from, to, frame, world),
-            // Told by ARP but silent since: as a bridge does with an unknown station.
-            None => {
+            // Told by ARP but silent since: as a bridge does with an unknown station, at the expense of who sent it.
+            None if self.ports.get_mut(from).is_none_or(|p| p.flood.take(now)) => {
                 let _ = self.flood_from(None, network, frame, world); // no rule applies to the gateway
             }
+            None => self.count_drop(from, DropReason::FloodRate),
         }
     }
 
@@ -416,9 +433,8 @@ impl Datapath {
     }
 
     pub(super) fn count_drops(&mut self, port: PortId, why: DropReason, count: u64) {
-        if let Some(port) = self.ports.get_mut(port) {
-            port.counters.drop(why, count);
-        }
+        let counters = self.ports.get_mut(port).map_or(&mut self.departed, |p| &mut p.counters);
+        counters.drop(why, count);
     }
 
     #[inline]
@@ -454,7 +470,11 @@ impl Datapath {
     }
 
     fn announce_due(&mut self, now: Instant, world: &mut dyn World) {
+        let before = self.work;
         for port in self.announcing.clone() {
+            if self.work.wrapping_sub(before) >= ANNOUNCE_BUDGET {
+                break; // what is left stays due
+            }
             let Some(entry) = self.ports.get_mut(port) else { continue };
             let Some(attachment) = entry.attachment().cloned() else { continue };
             if entry.announce.1 > now || entry.announce.0 == 0 {

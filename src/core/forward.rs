@@ -333,6 +333,8 @@ impl Datapath {
             (_, _) if self.no_forward => Some(DropReason::ForwardingOff),
             (Ingress::Endpoint(_, from), _) if self.network(from).config.internal => Some(DropReason::Internal),
             (_, Target::Network(to)) if self.network(to).config.internal => Some(DropReason::Internal),
+            // A static rule may name any address; no answer could come back either.
+            (_, Target::Network(to)) if self.network(to).gateway().is_none() => Some(DropReason::NoGateway),
             (Ingress::Endpoint(..), Target::Uplink) => None,
             (Ingress::Endpoint(..) | Ingress::Uplink(_), Target::Network(_)) if published => None,
             (Ingress::Endpoint(..), Target::Network(_)) => Some(DropReason::NetworkIsolation),
@@ -381,11 +383,26 @@ impl Datapath {
             self.rules.policy_drop += 1;
             return Err(DropReason::IccOff);
         }
+        if self.are_isolated(ingress.port(), network, tuple.dst) {
+            self.rules.policy_drop += 1;
+            return Err(DropReason::Isolated);
+        }
         self.rules.icc += 1;
         let egress = Target::Network(network);
         self.passable(ingress, frame, egress, now, world)?;
         self.complain(ingress, frame, Complaint::Redirect(tuple.dst), now, world);
         self.emit(ingress, frame, tuple, tuple, egress, now, world)
+    }
+
+    /// Would turning a packet back to `dst` join two isolated ports (B19)? Of an address that nobody was given it is not
+    /// known where it is until it has been asked for, so an isolated port does not reach it by this way.
+    fn are_isolated(&self, from: PortId, network: NetworkId, dst: Addr) -> bool {
+        let isolated = |port| self.ports.get(port).and_then(|p| p.attachment()).is_none_or(|a| a.isolated);
+        isolated(from)
+            && match self.network(network).owners.addr(dst) {
+                Some(Owner::Port(to)) => isolated(to),
+                Some(Owner::Gateway) | None => true,
+            }
     }
 
     /// TTL and MTU, in this order (Linux net/ipv4/ip_forward.c).
@@ -589,6 +606,15 @@ impl Datapath {
         let as_goes = flow.tuple(direction.opposite()).inverse();
         if dst != as_came.dst {
             return Err(DropReason::IcmpUnrelated); // nf_conntrack_inet_error
+        }
+        // It tells of a packet that we sent to this side: nobody speaks for a flow that he is not on the path of.
+        let side = self.routes.lookup(as_came.src);
+        let of_this_side = match ingress {
+            Ingress::Endpoint(_, id) => side == Some(Target::Network(id)),
+            Ingress::Uplink(_) => !matches!(side, Some(Target::Network(_))),
+        };
+        if !of_this_side {
+            return Err(DropReason::IcmpUnrelated);
         }
         let egress = self.routes.lookup(as_goes.dst).ok_or(DropReason::NoRoute)?;
         if let (Ingress::Endpoint(_, from), Target::Uplink) = (ingress, egress)

@@ -151,6 +151,7 @@ impl Limiter {
 mod tests {
     use super::*;
 
+    // R07
     #[test]
     fn a_peer_gets_six_at_once_and_one_a_second_then() {
         let mut limiter = Limiter::new(Keyed::new([3; 16]), Instant::ZERO);
@@ -160,6 +161,7 @@ mod tests {
         assert_eq!((limiter.sent, limiter.limited), (7, 193));
     }
 
+    // R07
     #[test]
     fn all_peers_together_get_fifty_at_once() {
         let mut limiter = Limiter::new(Keyed::new([3; 16]), Instant::ZERO);
@@ -167,6 +169,7 @@ mod tests {
         assert_eq!(sent, 50);
     }
 
+    // R03
     #[test]
     fn error_quotes_as_much_as_576_bytes_hold() {
         let mut out = [0xaa; 2048];
@@ -184,6 +187,7 @@ mod tests {
         assert_eq!(out[20..28], [3, 4, out[22], out[23], 0, 0, 0x05, 0x78]);
     }
 
+    // I10
     #[test]
     fn error_has_the_precedence_of_control_and_the_service_of_its_original() {
         for (original, expected) in [(0, 0xc0), (0xb8, 0xd8), (0xff, 0xde), (0x03, 0xc2)] {

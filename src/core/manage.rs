@@ -7,7 +7,7 @@ use super::command::{
     Traffic, UplinkConfig,
 };
 use super::conntrack::{Direction, OwnerId};
-use super::counters::{Counters, DropReason};
+use super::counters::DropReason;
 use super::datapath::{ANNOUNCEMENTS, Datapath, Uplink};
 use super::nat::MAX_RULES;
 use super::neigh::Held;
@@ -22,6 +22,8 @@ use crate::wire::mac::Mac;
 
 /// Networks that can exist at once.
 pub const MAX_NETWORKS: usize = 4096;
+/// Routes by the uplink that can exist at once.
+pub const MAX_ROUTES: usize = 4096;
 /// Rows of one page.
 const MAX_PAGE: usize = 4096;
 /// RFC 791: every link carries 68 bytes, every host takes 576; under 576 nothing that people use works.
@@ -66,6 +68,10 @@ impl Datapath {
                         name: dst.to_string(),
                         why: format!("it is network '{name}'"),
                     });
+                }
+                let by_uplink = || self.routes.list().iter().filter(|(_, target)| *target == Target::Uplink).count();
+                if self.routes.get(dst).is_none() && by_uplink() >= MAX_ROUTES {
+                    return Err(CommandError::Full { what: "routes by the uplink", limit: MAX_ROUTES });
                 }
                 self.routes.insert(dst, Target::Uplink);
                 Ok(Applied::Done)
@@ -159,6 +165,16 @@ impl Datapath {
             return Err(invalid(
                 "subnet",
                 format!("{subnet} holds the uplink's address {}; take another", uplink.address),
+            ));
+        }
+        if let Some(to) = self.nat.aliases().iter().find(|to| subnet.contains(**to)) {
+            let why = format!("{subnet} holds {to}, which a static rule translates sources to; take another");
+            return Err(invalid("subnet", why));
+        }
+        if self.routes.get(subnet) == Some(Target::Uplink) {
+            return Err(invalid(
+                "subnet",
+                format!("{subnet} is routed by the uplink; remove that route or take another"),
             ));
         }
         Ok(())
@@ -324,6 +340,7 @@ impl Datapath {
 
     fn detach(&mut self, port: PortId) -> Result<Applied, CommandError> {
         let entry = self.ports.remove(port).ok_or_else(|| missing("port", &port.to_string()))?;
+        self.departed.absorb(&entry.counters);
         self.announcing.retain(|p| *p != port);
         self.frags.forget(port);
         let mut flushed = self.flows.remove_owner(OwnerId(port.0));
@@ -584,7 +601,7 @@ impl Datapath {
     }
 
     fn stats(&self) -> StatsView {
-        let mut total = Counters::default();
+        let mut total = self.departed.clone();
         for (_, port) in self.ports.iter() {
             total.absorb(&port.counters);
         }

@@ -105,13 +105,21 @@ pub struct Neighbours {
     /// Addresses with a question open.
     asking: Vec<Addr>,
     learned: usize,
+    /// How many of them each port has said, so that nothing is counted while a frame waits; none is not there.
+    of_port: HashMap<PortId, usize, Keyed>,
     held_bytes: usize,
 }
 
 impl Neighbours {
     /// None are known.
     pub fn new(key: Keyed) -> Neighbours {
-        Neighbours { entries: HashMap::with_hasher(key), asking: Vec::new(), learned: 0, held_bytes: 0 }
+        Neighbours {
+            entries: HashMap::with_hasher(key.clone()),
+            asking: Vec::new(),
+            learned: 0,
+            of_port: HashMap::with_hasher(key),
+            held_bytes: 0,
+        }
     }
 
     /// The address of an attachment. Gives back what waited for it.
@@ -133,8 +141,13 @@ impl Neighbours {
     /// Forgets an address and gives back what waited for it.
     pub fn remove(&mut self, addr: Addr) -> Vec<Held> {
         let Some(entry) = self.entries.remove(&addr) else { return Vec::new() };
-        self.learned -= usize::from(!entry.permanent);
-        self.asking.retain(|a| *a != addr);
+        if !entry.permanent {
+            self.learned -= 1;
+            self.credit(entry.port);
+        }
+        if entry.probes > 0 {
+            self.asking.retain(|a| *a != addr);
+        }
         self.held_bytes -= entry.held.iter().map(|h| h.packet.len()).sum::<usize>();
         entry.held
     }
@@ -209,15 +222,23 @@ impl Neighbours {
             if entry.permanent {
                 return Vec::new();
             }
-            (entry.mac, entry.port, entry.confirmed, entry.probes) = (Some(mac), Some(port), now, 0);
+            let asked = entry.probes > 0;
+            let before = entry.port.replace(port);
+            (entry.mac, entry.confirmed, entry.probes) = (Some(mac), now, 0);
             let held = std::mem::take(&mut entry.held);
             self.held_bytes -= held.iter().map(|h| h.packet.len()).sum::<usize>();
-            self.asking.retain(|a| *a != addr);
+            if asked {
+                self.asking.retain(|a| *a != addr);
+            }
+            if before != Some(port) {
+                self.credit(before);
+                *self.of_port.entry(port).or_default() += 1;
+            }
             return held;
         }
-        let mine = || self.entries.values().filter(|e| !e.permanent && e.port == Some(port)).count();
-        if unasked && self.room() && mine() < LEARNED_PER_PORT {
+        if unasked && self.room() && self.of_port.get(&port).is_none_or(|said| *said < LEARNED_PER_PORT) {
             self.learned += 1;
+            *self.of_port.entry(port).or_default() += 1;
             self.entries.insert(
                 addr,
                 Entry {
@@ -269,6 +290,18 @@ impl Neighbours {
         rows
     }
 
+    /// One fewer of what `port` has said.
+    fn credit(&mut self, port: Option<PortId>) {
+        if let Some(port) = port
+            && let Some(said) = self.of_port.get_mut(&port)
+        {
+            *said -= 1;
+            if *said == 0 {
+                self.of_port.remove(&port);
+            }
+        }
+    }
+
     fn room(&self) -> bool {
         self.learned < LEARNED
     }
@@ -290,6 +323,7 @@ mod tests {
         Instant::from_secs(secs)
     }
 
+    // R04
     #[test]
     fn three_requests_then_failure_gives_back_what_waited() {
         let mut n = neighbours();
@@ -335,6 +369,7 @@ mod tests {
         assert_eq!(n.resolve(IP, at(65)), Resolution::Unknown);
     }
 
+    // R30
     #[test]
     fn packets_to_a_dead_address_are_bounded() {
         let mut n = neighbours();
@@ -346,6 +381,7 @@ mod tests {
         assert!(n.asking.len() <= INCOMPLETE && n.held_bytes <= HELD_BYTES);
     }
 
+    // R30
     #[test]
     fn one_port_cannot_fill_the_table() {
         let mut n = neighbours();
@@ -354,6 +390,28 @@ mod tests {
         }
         n.heard(IP, MAC, PortId(2), true, at(0));
         assert_eq!(n.resolve(IP, at(0)), Resolution::Known(MAC));
+    }
+
+    #[test]
+    fn what_each_port_has_said_is_counted_as_it_moves_and_goes() {
+        let mut n = neighbours();
+        let addr = |host: u32| Addr::v4((0x0a00_0000 + host).to_be_bytes());
+        for host in 0..300 {
+            n.heard(addr(host), MAC, PORT, true, at(0));
+        }
+        assert_eq!((n.of_port[&PORT], n.learned), (LEARNED_PER_PORT, LEARNED_PER_PORT));
+        for host in 0..100 {
+            n.heard(addr(host), MAC, PortId(2), false, at(0));
+        }
+        assert_eq!((n.of_port[&PORT], n.of_port[&PortId(2)]), (LEARNED_PER_PORT - 100, 100));
+        n.hold(IP, PORT, b"one", at(0));
+        n.add_permanent(addr(0), MAC, PORT, at(0));
+        n.flush_port(PortId(2));
+        assert_eq!((n.of_port.get(&PortId(2)), n.learned), (None, LEARNED_PER_PORT - 100 + 1));
+        n.heard(IP, MAC, PORT, false, at(0));
+        assert_eq!(n.of_port[&PORT], LEARNED_PER_PORT - 100 + 1);
+        n.flush_port(PORT);
+        assert!(n.of_port.is_empty() && n.learned == 0 && n.next_timeout().is_none());
     }
 
     #[test]

@@ -134,6 +134,7 @@ mod tests {
         header
     }
 
+    // R16
     #[test]
     fn source_routes_are_seen_behind_other_options() {
         assert!(has_source_route(&with_options(&[NOP, RECORD_ROUTE, 3, 4, LOOSE_SOURCE_ROUTE, 7, 4, 1, 2, 3, 4])));
@@ -141,6 +142,7 @@ mod tests {
         assert!(!has_source_route(&with_options(&[END, LOOSE_SOURCE_ROUTE, 7, 4])));
     }
 
+    // R16
     #[test]
     fn route_is_recorded_until_there_is_no_room() {
         let mut l3 = with_options(&[NOP, RECORD_ROUTE, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0]);

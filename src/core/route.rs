@@ -88,6 +88,7 @@ mod tests {
         text.parse().unwrap()
     }
 
+    // S09
     #[test]
     fn longest_prefix_wins() {
         let net = |n| Target::Network(NetworkId(n));

@@ -193,6 +193,7 @@ fn segment_size_zero_is_refused() {
     }
 }
 
+// R25
 #[test]
 fn more_than_128_segments_are_refused() {
     for shape in Shape::all() {
@@ -244,6 +245,7 @@ fn segmentation_of_what_is_no_ip_is_refused() {
     assert!(packet.refused().is_some());
 }
 
+// R25
 #[test]
 fn segment_length_is_what_an_mtu_is_compared_to() {
     let mut packet = Packet::gso(TCP4, 60_000, 1448);
@@ -319,6 +321,7 @@ fn packet_of_a_tun_has_room_for_an_ethernet_header() {
 
 // Network headers.
 
+// R09
 #[test]
 fn each_fault_of_an_ipv4_header_has_its_name() {
     type Spoil = fn(&mut Packet);
@@ -404,6 +407,7 @@ fn longest_frame_passes_and_one_byte_more_is_refused() {
     assert_eq!(packet.refused(), Some(Refused::TooLong));
 }
 
+// R09
 #[test]
 fn padding_is_no_part_of_the_packet() {
     for shape in Shape::all() {

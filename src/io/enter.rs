@@ -142,6 +142,8 @@ pub enum Class {
     Device,
     /// A step of the configuration failed.
     Config,
+    /// No more files may be open.
+    Full,
     /// No answer in time.
     TimedOut,
     /// The helper is not there any more, or out of order.
@@ -196,7 +198,7 @@ struct Envelope {
 #[derive(Serialize, Deserialize)]
 enum Order {
     Open(Request),
-    Undo { target: Target, name: String, config: Config },
+    Undo { target: Target, netns: NetnsId, name: String, config: Config },
     Stats { target: Target, name: String },
 }
 
@@ -252,9 +254,10 @@ impl EnterHelper {
         Ok(Opened { device, link, netns, provenance, pidfd: fds.next() })
     }
 
-    /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it.
-    pub fn undo(&mut self, target: Target, name: &str, config: Config) -> Result<(), EnterError> {
-        match self.ask(Order::Undo { target, name: name.into(), config })? {
+    /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it. If `target` leads to
+    /// another namespace than `netns` by now, or to none, nothing is touched: the device is gone with its own.
+    pub fn undo(&mut self, target: Target, netns: NetnsId, name: &str, config: Config) -> Result<(), EnterError> {
+        match self.ask(Order::Undo { target, netns, name: name.into(), config })? {
             (Done::Undone, _) => Ok(()),
             _ => Err(out_of_order()),
         }
@@ -298,7 +301,13 @@ impl EnterHelper {
                 }
                 Err(error) => return Err(helper_gone(&error)),
             }
-            let received = msg::recv(&self.socket, &mut buf).map_err(|error| helper_gone(&error))?;
+            let received = msg::recv(&self.socket, &mut buf).map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::MFILE) => EnterError::new(
+                    Class::Full,
+                    "the limit of open files is reached; raise it (ulimit -Hn, LimitNOFILE=) and restart pontoon",
+                ),
+                _ => helper_gone(&error),
+            })?;
             if received.len == 0 {
                 return Err(helper_gone(&io::ErrorKind::UnexpectedEof.into()));
             }
@@ -416,10 +425,14 @@ fn work(socket: &OwnedFd, number: u64, order: Order, helper: i32) -> u8 {
     let mut fds = Vec::new();
     let result = match order {
         Order::Open(request) => open(&request, helper, &mut fds),
-        Order::Undo { target, name, config } => enter(&target, helper).and_then(|_| {
-            netcfg::undo(&name, &config)?;
-            Ok(Done::Undone)
-        }),
+        Order::Undo { target, netns, name, config } => match enter(&target, helper) {
+            Ok((found, _)) if found == netns => {
+                netcfg::undo(&name, &config).map(|()| Done::Undone).map_err(EnterError::from)
+            }
+            Ok(_) => Ok(Done::Undone),
+            Err(error) if error.class == Class::NoTarget => Ok(Done::Undone),
+            Err(error) => Err(error),
+        },
         Order::Stats { target, name } => {
             enter(&target, helper).and_then(|_| Ok(Done::Stats(netcfg::link_stats(&name)?)))
         }

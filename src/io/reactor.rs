@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::Errno;
 
 use super::clock::Clock;
 use super::pcap::Capture;
@@ -64,7 +65,8 @@ enum Job {
     Query(Query, Sender<Answer>),
     AddPort(PortId, TapPort, Sender<Result<(), NotAdded<TapPort>>>),
     RemovePort(PortId, Sender<Option<TapPort>>),
-    Capture(Option<File>, Sender<Result<(), SwitchError>>),
+    /// Answered with the capture before, for the asker to finish: the loop waits for no disk.
+    Capture(Option<File>, Sender<Result<Option<Capture>, SwitchError>>),
     Shutdown,
 }
 
@@ -147,8 +149,10 @@ impl World for Wire<'_> {
     }
 
     fn capture(&mut self, point: Point, port: PortId, frame: FrameOut<'_>, link: Link) {
-        if let Some(capture) = self.capture {
-            capture.frame(point, port, frame, link);
+        if let Some(capture) = self.capture
+            && !capture.frame(point, port, frame, link)
+        {
+            *self.capture = None;
         }
     }
 }
@@ -238,7 +242,10 @@ impl Switch for LoopHandle {
     }
 
     fn capture(&self, file: Option<File>) -> Result<(), SwitchError> {
-        self.ask(|answer| Job::Capture(file, answer))?
+        if let Some(before) = self.ask(|answer| Job::Capture(file, answer))?? {
+            before.finish();
+        }
+        Ok(())
     }
 
     fn shutdown(self) -> Result<(), SwitchError> {
@@ -280,6 +287,9 @@ impl Reactor {
             if let Err(error) = closed {
                 log::warn!("cannot give up the device of {}: {error}", entry.id);
             }
+        }
+        if let Some(capture) = self.capture {
+            capture.finish();
         }
     }
 
@@ -372,6 +382,13 @@ impl Reactor {
                     }
                     return;
                 }
+                // The kernel could not put one frame's offload into a virtio header, and has dropped it
+                // (tun_put_user, `virtio_net_hdr_from_skb`): the next is another matter.
+                Err(ReadError::Other(Errno::INVAL)) => {
+                    self.datapath.count_unreadable(id);
+                    bytes_charged += MIN_CHARGE;
+                    deficit -= MIN_CHARGE;
+                }
                 Err(ReadError::Gone | ReadError::Other(_)) => return self.lose(id),
             }
         }
@@ -386,11 +403,21 @@ impl Reactor {
         let Some(entry) = self.devices.get_mut(id) else { return };
         entry.ready = true; // never latched again
         let fd = entry.role.device().as_fd().as_raw_fd();
-        let uplink = matches!(entry.role, Role::Uplink(_));
+        let is_uplink = matches!(entry.role, Role::Uplink(_));
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!("cannot deregister {id}: {error}");
         }
-        log::info!("{}: the device is gone", if uplink { "uplink".to_owned() } else { id.to_string() });
+        if is_uplink {
+            // It stays in the listings, as down: nobody attached it, so nobody detaches it.
+            log::error!("the uplink's device is gone: nothing reaches the world any more; restart pontoon");
+            let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+            if let Err(error) = self.datapath.apply(Command::Link { port: id, up: false }, self.clock.now(), &mut wire)
+            {
+                log::warn!("{id}: cannot be marked as down: {error}");
+            }
+            return;
+        }
+        log::info!("{id}: the device is gone");
         self.notifier.tell(Notice::PortGone(id));
     }
 
@@ -420,7 +447,7 @@ impl Reactor {
                         .map(Some)
                         .map_err(|why| SwitchError::Failed { what: "cannot start capturing", why }),
                 };
-                let _ = answer.send(started.map(|capture| self.capture = capture));
+                let _ = answer.send(started.map(|capture| std::mem::replace(&mut self.capture, capture)));
             }
             Job::Shutdown => self.stop = true,
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
 use crate::core::command::{Answer, Applied, Command, CommandError, Query};
@@ -19,9 +19,6 @@ use crate::core::port::PortId;
 /// How long an answer of the loop is waited for. A turn takes well under a millisecond; a loop that is silent for this
 /// long is stuck in the kernel.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// Notices under way. A port is told gone once and ports are fewer than this, so it is never full.
-pub const MAX_NOTICES: usize = 8_192;
 
 /// The running event loop, from outside.
 pub trait Switch {
@@ -97,22 +94,18 @@ pub struct Notifier {
 impl Notifier {
     /// A notifier that wakes by `waker`, and what it fills.
     pub fn new(waker: Arc<Waker>) -> (Notifier, Receiver<Notice>) {
-        let (sender, receiver) = crossbeam_channel::bounded(MAX_NOTICES);
+        // Bounded by what there is to tell: a port is told gone once, a capture ended once, and a lost notice would be a
+        // port that stays for ever.
+        let (sender, receiver) = crossbeam_channel::unbounded();
         (Notifier { sender, waker }, receiver)
     }
 
     /// Tells, without blocking. Telling somebody who has gone does nothing.
     pub fn tell(&self, notice: Notice) {
-        match self.sender.try_send(notice) {
-            Ok(()) => {
-                if let Err(error) = self.waker.wake() {
-                    log::warn!("cannot wake the control thread: {error}");
-                }
-            }
-            Err(TrySendError::Full(notice)) => {
-                log::warn!("the control thread does not listen; lost: {notice:?}");
-            }
-            Err(TrySendError::Disconnected(_)) => {}
+        if self.sender.send(notice).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::warn!("cannot wake the control thread: {error}");
         }
     }
 }

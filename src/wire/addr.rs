@@ -263,9 +263,8 @@ macro_rules! serde_as_text {
     };
 }
 
-/// The error of [`Addr`]'s text form, in words that fit after "is".
 impl Addr {
-    /// Parses an address; the error says what is wanted.
+    /// Parses an address; the error says what is wanted, in words that fit after "is".
     pub fn parse(text: &str) -> Result<Addr, ParseAddrError> {
         text.parse().map_err(|_| ParseAddrError)
     }

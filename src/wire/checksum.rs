@@ -133,6 +133,7 @@ mod tests {
         assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
     }
 
+    // R17
     #[test]
     fn udp_without_checksum_stays_without() {
         assert_eq!(Delta::word(1, 2).apply_udp(0), 0);
@@ -151,6 +152,7 @@ mod tests {
             prop_assert_eq!(sum(&bytes), naive(&bytes));
         }
 
+        // R01
         #[test]
         fn incremental_equals_full(mut bytes in proptest::collection::vec(any::<u8>(), 4..200), at in any::<prop::sample::Index>(), new in any::<u16>()) {
             bytes[0] |= 1; // data that is not all zero, as a header never is

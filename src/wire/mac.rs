@@ -110,6 +110,7 @@ mod tests {
         }
     }
 
+    // S33
     #[test]
     fn docker_rule_gives_02_42_and_the_address() {
         assert_eq!(Mac::from_ipv4(Ipv4Addr::new(172, 17, 0, 2)).to_string(), "02:42:ac:11:00:02");

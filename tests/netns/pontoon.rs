@@ -5,28 +5,42 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bed::{Bed, CONTAINERS, Dut, LAN_HOST, Publish, ROUTER, Settings, UP};
-use super::ns::{SOON, run_to_end, terminate};
+use super::ns::{SOON, kill_group, run_to_end, terminate};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pontoon");
 
 pub struct Pontoon {
     // Dropped in this order: the switch goes before the namespaces that it serves.
-    switch: Switch,
+    switch: RefCell<Switch>,
     bed: Bed,
     control: PathBuf,
 }
 
-/// The process, ended with its value.
-struct Switch(RefCell<Child>);
+/// The process, ended with its value, and how it was started.
+struct Switch {
+    command: Command,
+    process: Child,
+}
+
+impl Switch {
+    fn start(mut command: Command) -> Self {
+        let process = Self::spawn(&mut command);
+        Self { command, process }
+    }
+
+    fn spawn(command: &mut Command) -> Child {
+        command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{PROGRAM}: {error}"))
+    }
+}
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        terminate(&mut self.0.borrow_mut());
+        terminate(&mut self.process);
     }
 }
 
@@ -58,8 +72,7 @@ impl Pontoon {
         } else {
             command.args(["--uplink", "none"]);
         }
-        let switch = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{PROGRAM}: {error}"));
-        let pontoon = Self { switch: Switch(RefCell::new(switch)), bed, control };
+        let pontoon = Self { switch: RefCell::new(Switch::start(command)), bed, control };
         pontoon.wait_until_ready();
 
         if !plain {
@@ -93,6 +106,24 @@ impl Pontoon {
         self.tell(&words);
     }
 
+    /// Makes a further network, and gives these containers an eth1 in it.
+    pub fn add_network(&self, name: &str, options: &[&str], members: &[(&str, Ipv4Addr)]) {
+        self.tell(&[&["network", "add", name], options].concat());
+        for (container, address) in members {
+            let path = self.bed.container(container).path().to_str().expect("ASCII");
+            let address = address.to_string();
+            self.tell(&["attach", container, "--netns", path, "--net", name, "--ifname", "eth1", "--ip", &address]);
+        }
+    }
+
+    /// Kills the switch as nothing can be caught, and does `meanwhile` before another is started in its place.
+    pub fn restart_after_kill(&self, meanwhile: impl FnOnce()) {
+        let Switch { command, process } = &mut *self.switch.borrow_mut();
+        kill_group(process);
+        meanwhile();
+        *process = Switch::spawn(command);
+    }
+
     pub fn detach(&self, container: &str) {
         self.tell(&["detach", container]);
     }
@@ -116,10 +147,10 @@ impl Pontoon {
         rules.into_iter().collect()
     }
 
-    fn wait_until_ready(&self) {
+    pub fn wait_until_ready(&self) {
         let deadline = Instant::now() + SOON;
         while UnixStream::connect(&self.control).is_err() {
-            if let Ok(Some(status)) = self.switch.0.borrow_mut().try_wait() {
+            if let Ok(Some(status)) = self.switch.borrow_mut().process.try_wait() {
                 panic!("`pontoon switch` ended before it was ready: {status}");
             }
             assert!(Instant::now() < deadline, "no switch listens on {} after {SOON:?}", self.control.display());

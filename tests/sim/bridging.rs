@@ -311,6 +311,28 @@ fn isolated_ports_reach_the_gateway_and_others_but_not_each_other() {
     assert_eq!(net.got_one(&a).icmp(), (0, 0));
 }
 
+// B19
+#[test]
+fn isolated_ports_do_not_reach_each_other_by_way_of_the_gateway() {
+    let mut net = Net::new();
+    let hosts: Vec<Host> = [true, true, false]
+        .map(|isolated| {
+            let request = pontoon::core::command::EndpointRequest { isolated, ..net.request("default") };
+            net.attach_as(request, Caps::FULL)
+        })
+        .to_vec();
+    net.quiet();
+    net.route(&hosts[0], &udp("172.17.0.2:4000", "172.17.0.3:5000"));
+    assert_eq!(counts(&mut net, &hosts), [0, 0, 0]);
+    assert_eq!(net.dropped(hosts[0].port, "isolated"), 1);
+    // An address that nobody was given may be behind an isolated port.
+    net.route(&hosts[0], &udp("172.17.0.2:4000", "172.17.0.99:5000"));
+    assert_eq!(counts(&mut net, &hosts), [0, 0, 0]);
+    assert_eq!(net.dropped(hosts[0].port, "isolated"), 2);
+    net.route(&hosts[0], &udp("172.17.0.2:4000", "172.17.0.4:5000"));
+    net.got_one(&hosts[2]);
+}
+
 // B20
 #[test]
 fn link_down_flushes_what_its_port_taught_and_disturbs_nobody() {
@@ -327,6 +349,17 @@ fn link_down_flushes_what_its_port_taught_and_disturbs_nobody() {
     assert_eq!(counts(&mut net, &[a, b]), [1, 1]);
     let Answer::Ports(ports) = net.query(Query::Ports) else { unreachable!() };
     assert!(ports.iter().all(|p| p.state == "up"), "a frame that was taken says that the link is up");
+}
+
+// X18
+#[test]
+fn totals_keep_what_was_dropped_of_ports_that_are_gone() {
+    let (mut net, a, b, _) = three();
+    net.send(&a, &frame(b.mac, b.mac, LOCAL, b"not mine"));
+    let before = net.stats().drops;
+    assert_eq!(before, [("spoofed-mac", 1)]);
+    net.apply(Command::Detach { port: a.port });
+    assert_eq!(net.stats().drops, before);
 }
 
 // B20
@@ -364,6 +397,37 @@ fn storm_is_bounded_and_frames_to_known_stations_pass_in_it() {
 
 // B21
 #[test]
+fn storm_by_way_of_the_gateway_is_bounded_too() {
+    let mut net = Net::new();
+    net.add_network(NetworkConfig { flood_rate: 100, ..network("small", "172.18.0.0/24") });
+    let (a, b) = (net.attach_to("small"), net.attach_to("small"));
+    net.quiet();
+    let gateway = net.gateway_mac_of("small");
+    // A neighbour whose station nobody has heard: what is routed to it goes to all ports.
+    let claim = arp(1, (mac(77), "172.18.0.99"), (Mac::ZERO, "172.18.0.1"));
+    net.send(&a, &frame(gateway, a.mac, ARP, &claim));
+    net.quiet();
+    for _ in 0..1000 {
+        net.send_to(&a, gateway, &udp("172.18.0.2:4000", "172.18.0.99:5000"));
+    }
+    assert_eq!(counts(&mut net, &[b]), [100]);
+    assert_eq!(net.dropped(a.port, "flood-rate"), 900);
+}
+
+// B22, D18
+#[test]
+fn hundreds_of_new_attachments_are_announced_in_turns() {
+    let mut net = Net::new();
+    let hosts: Vec<Host> = (0..100).map(|_| net.attach_to("default")).collect();
+    net.dp.handle_timeout(net.now, &mut net.world);
+    let at_once = net.dp.take_work();
+    assert!((1..2000).contains(&at_once), "{at_once} writes before the next frame is read");
+    net.secs(10);
+    assert_eq!(counts(&mut net, &hosts), vec![99 * 3; 100]);
+}
+
+// B21
+#[test]
 fn flood_is_charged_with_all_of_its_copies() {
     let (mut net, a, b, _) = three();
     net.dp.take_work();
@@ -371,6 +435,23 @@ fn flood_is_charged_with_all_of_its_copies() {
     assert_eq!(net.dp.take_work(), 2);
     net.send(&a, &frame(b.mac, a.mac, LOCAL, b"to one"));
     assert_eq!(net.dp.take_work(), 1);
+}
+
+// B28, S61
+#[test]
+fn switch_of_2000_ports_floods_to_all_and_forwards_to_one() {
+    const PORTS: usize = 2_000;
+    let mut net = Net::new();
+    let hosts: Vec<Host> = (0..PORTS).map(|_| net.attach_to("default")).collect();
+    // The clock stands: four million announcements are not what this is about.
+    net.dp.take_work();
+    net.send(&hosts[0], &frame(Mac::BROADCAST, hosts[0].mac, LOCAL, b"to all"));
+    let heard = counts(&mut net, &hosts);
+    assert!(heard[0] == 0 && heard[1..].iter().all(|copies| *copies == 1));
+    assert_eq!(net.dp.take_work() as usize, PORTS - 1, "the sender is charged with every copy");
+    net.send(&hosts[0], &frame(hosts[PORTS - 1].mac, hosts[0].mac, LOCAL, b"to the last"));
+    assert_eq!(net.dp.take_work(), 1);
+    assert_eq!(net.received(hosts[PORTS - 1].port).len(), 1);
 }
 
 // B23, S65
@@ -432,6 +513,13 @@ fn neighbours_address_cannot_be_claimed() {
         assert!(net.received(c.port).is_empty(), "{what}");
     }
     assert_eq!(net.dropped(a.port, "spoofed-address"), 4);
+    // Its own IP address at another's MAC would send others' packets there.
+    for owned in [b.mac, net.gateway_mac()] {
+        let told = arp(2, (owned, "172.17.0.99"), (Mac::ZERO, "172.17.0.4"));
+        net.send(&a, &frame(Mac::BROADCAST, a.mac, ARP, &told));
+    }
+    assert!(net.received(c.port).is_empty());
+    assert_eq!(net.dropped(a.port, "spoofed-mac"), 3);
 }
 
 // B24

@@ -447,6 +447,23 @@ fn no_static_rule_leads_into_an_internal_network() {
     assert_eq!((net.dropped(uplink, "internal"), net.dropped(a.port, "internal")), (1, 1));
 }
 
+// D11
+#[test]
+fn no_static_rule_leads_into_a_network_without_a_gateway() {
+    let (mut net, a, _) = pair();
+    net.add_network(NetworkConfig { gateway: None, ..network("bare", "172.18.0.0/16") });
+    let bare = net.attach_to("bare");
+    net.quiet();
+    let (dst, to) = (addr(UP), bare.ip.unwrap());
+    net.apply(Command::AddRule(StaticRule::Dnat { proto: Transport::Tcp, dst, port: 80, to, to_port: 80 }));
+    net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:80", SYN));
+    net.route(&a, &tcp("172.17.0.2:4000", "192.0.2.112:80", SYN));
+    assert!(net.got(&bare).is_empty());
+    let uplink = net.uplink.unwrap();
+    assert_eq!((net.dropped(uplink, "no-gateway"), net.dropped(a.port, "no-gateway")), (1, 1));
+    assert!(net.flows().is_empty());
+}
+
 // D24
 #[test]
 fn networks_do_not_reach_each_other_but_by_published_ports() {
@@ -697,6 +714,27 @@ fn error_to_another_address_than_its_flows_is_dropped() {
     net.left_one();
     net.arrive(&error(S1, "192.0.2.113", 3, 3, &udp("192.0.2.112:4000", "198.51.100.5:53").bytes()));
     assert!(net.got(&a).is_empty());
+}
+
+// I4
+#[test]
+fn error_that_comes_by_another_side_than_its_flow_is_dropped() {
+    let (mut net, a, _) = pair();
+    net.add_network(network("other", "172.18.0.0/16"));
+    let c = net.attach_to("other");
+    net.quiet();
+    net.route(&a, &udp("172.17.0.2:4000", "198.51.100.5:53"));
+    net.left_one();
+    // What a's own host would quote, told by somebody in the world and by a container of another network.
+    let quoted = udp("198.51.100.5:53", "172.17.0.2:4000").bytes();
+    net.arrive(&error(X, S1, 3, 3, &quoted));
+    let gateway = net.gateway_mac_of("other");
+    net.send_to(&c, gateway, &error("172.18.0.2", S1, 3, 3, &quoted));
+    assert!(net.left().is_empty());
+    let uplink = net.uplink.unwrap();
+    assert_eq!((net.dropped(uplink, "icmp-unrelated"), net.dropped(c.port, "icmp-unrelated")), (1, 1));
+    net.route(&a, &error("172.17.0.2", S1, 3, 3, &quoted));
+    net.left_one();
 }
 
 // I5, R27

@@ -78,14 +78,17 @@ pub struct Recorder {
     links: HashMap<PortId, Link>,
     /// What a write to a port answers, if not `Ok`.
     pub answers: HashMap<PortId, Sent>,
+    /// What the next writes to a port answer, before those.
+    pub next: HashMap<PortId, VecDeque<Sent>>,
     pub capture: bool,
     pub points: Vec<(Point, Vec<u8>)>,
 }
 
 impl World for Recorder {
     fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
-        if let Some(answer) = self.answers.get(&port) {
-            return *answer;
+        let next = self.next.get_mut(&port).and_then(VecDeque::pop_front);
+        if let Some(answer) = next.or_else(|| self.answers.get(&port).copied()) {
+            return answer;
         }
         let ethernet = self.links.get(&port) != Some(&Link::Ip);
         let out = Out { vnet: frame.vnet(), bytes: frame.packet().to_vec(), ethernet };

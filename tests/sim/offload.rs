@@ -1,6 +1,7 @@
 //! Super-frames and partial checksums through translation, next to ports that take neither.
 
 use pontoon::core::command::Transport;
+use pontoon::core::world::Sent;
 use pontoon::frame::{Caps, FrameOut, Link, segment};
 use pontoon::wire::vnet::{self, VnetHeader, gso};
 
@@ -190,4 +191,19 @@ fn super_frame_that_waits_for_arp_is_a_super_frame_still() {
     let out = net.received(b.port);
     assert_eq!((out.len(), out[0].vnet.gso_size, out[0].vnet.csum_start), (1, 1460, 34));
     assert_eq!(segments(&out[0]).len(), 7);
+}
+
+// S63
+#[test]
+fn lost_segment_is_counted_whatever_becomes_of_the_others() {
+    let mut net = Net::new();
+    let a = net.attach();
+    let request = net.request("default");
+    let plain = net.attach_as(request, Caps::PLAIN);
+    net.quiet();
+    let packet = tcp_with("172.17.0.2:1", "172.17.0.3:2", ACK, 1, 1, &[], &data(4000)).df().partial();
+    net.world.next.insert(plain.port, [Sent::Failed].into());
+    net.input(a.port, offload(TCP, 34, 1448), &frame(plain.mac, a.mac, 0x0800, &packet.bytes()));
+    assert_eq!(net.received(plain.port).len(), 2);
+    assert_eq!(net.drops(a.port), [("write-failed", 1)]);
 }

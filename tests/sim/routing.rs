@@ -1,9 +1,12 @@
 //! The gateway as a router: header checks, TTL, MTU, neighbours, errors, and what it refuses.
 
-use pontoon::core::command::{Answer, Command, EndpointRequest, NetworkConfig, Query, RouteView};
+use pontoon::core::command::{
+    Answer, Command, CommandError, EndpointRequest, NetworkConfig, Query, RouteView, StaticRule,
+};
 use pontoon::core::datapath::Config;
 use pontoon::core::world::Point;
 use pontoon::frame::Caps;
+use pontoon::wire::addr::{Addr, Cidr};
 use pontoon::wire::mac::Mac;
 
 use crate::net::{Host, Net, UP, addr, network};
@@ -35,7 +38,7 @@ fn who_has(from: &Host, sender: &str, target: &str) -> Vec<u8> {
     frame(Mac::BROADCAST, from.mac, 0x0806, &arp(1, (from.mac, sender), (Mac::ZERO, target)))
 }
 
-// R01, R15, R17
+// R01, R15, R17, V12
 #[test]
 fn router_lowers_ttl_by_one_and_keeps_dscp_ecn_and_identification() {
     let (mut net, a) = one();
@@ -469,6 +472,29 @@ fn neighbour_that_is_routed_by_us_is_passed_on_and_its_sender_told_of_the_shorte
     let told = net.got_one(&a);
     assert_eq!((told.icmp(), &told.body[4..8]), ((5, 1), &[172, 17, 0, 3][..]));
     assert!(net.flows().is_empty());
+}
+
+#[test]
+fn new_network_takes_no_prefix_that_leads_elsewhere_and_routes_are_bounded() {
+    let mut net = Net::new();
+    let refused = |net: &mut Net, subnet: &str| {
+        let error = net.try_apply(Command::AddNetwork(network("new", subnet))).unwrap_err();
+        assert!(matches!(error, CommandError::Invalid { field: "subnet", .. }), "{error}");
+        error.to_string()
+    };
+    net.apply(Command::AddRule(StaticRule::Snat { source: "172.17.9.0/24".parse().unwrap(), to: addr("203.0.113.9") }));
+    assert!(refused(&mut net, "203.0.113.0/24").contains("203.0.113.9"));
+    let dst = "10.9.0.0/16".parse().unwrap();
+    net.apply(Command::AddRoute { dst });
+    assert!(refused(&mut net, "10.9.0.0/16").contains("route"));
+    net.apply(Command::RemoveRoute { dst });
+    net.add_network(network("new", "10.9.0.0/16"));
+    let limit = (0..10_000u32).find(|n| {
+        let dst = Cidr::host(Addr::v4((0x0b00_0000 + n).to_be_bytes()));
+        matches!(net.try_apply(Command::AddRoute { dst }), Err(CommandError::Full { .. }))
+    });
+    assert_eq!(limit, Some(4095), "and the default route");
+    net.apply(Command::AddRoute { dst: "11.0.0.1/32".parse().unwrap() });
 }
 
 // R16

@@ -7,7 +7,7 @@ use crate::core::time::Instant;
 pub struct Bucket {
     rate: u32,
     burst: u32,
-    /// Microseconds' worth of credit: one event costs `1_000_000 / rate`; kept as events times a million.
+    /// Millionths of an event: each microsecond adds `rate` of them.
     credit: u64,
     filled: Instant,
 }

@@ -176,6 +176,7 @@ mod tests {
         Fdb::new(Duration::from_secs(300), Keyed::new([7; 16]))
     }
 
+    // B02
     #[test]
     fn learned_station_ages_out_after_300_s_of_silence() {
         let mut fdb = fdb();
@@ -186,6 +187,7 @@ mod tests {
         assert_eq!(fdb.lookup(mac(1), Instant::from_secs(301)), Some(A));
     }
 
+    // B03
     #[test]
     fn moved_mac_follows_its_new_port() {
         let mut fdb = fdb();
@@ -196,6 +198,7 @@ mod tests {
         assert_eq!(fdb.lookup(mac(1), Instant::ZERO), Some(B));
     }
 
+    // B18
     #[test]
     fn mac_flood_evicts_nobody_elses_stations() {
         let mut fdb = fdb();

@@ -71,7 +71,7 @@ impl Owners {
         if guard == Guard::Off {
             return Ok(());
         }
-        if !allowed(self.mac(frame.eth_src())) {
+        if !allowed(self.mac(frame.eth_src())) || claimed_mac(frame).is_some_and(|mac| !allowed(self.mac(mac))) {
             return Err(DropReason::SpoofedMac);
         }
         match claimed_address(frame) {
@@ -81,15 +81,22 @@ impl Owners {
     }
 }
 
+/// The message of an ARP frame about Ethernet and IPv4 (RFC 826).
+fn plain_arp<'a>(frame: &'a Frame<'_>) -> Option<&'a [u8]> {
+    let arp = frame.l3();
+    (frame.layout().kind == L3::Arp && arp.len() >= 28 && arp[..6] == [0, 1, 8, 0, 6, 4]).then_some(arp)
+}
+
+/// The MAC address that an ARP message gives as its sender's: who believes it sends there.
+fn claimed_mac(frame: &Frame<'_>) -> Option<Mac> {
+    plain_arp(frame).map(|arp| Mac::read(&arp[8..]))
+}
+
 /// The IP address that a frame claims as its sender's own, if it claims one.
 fn claimed_address(frame: &Frame<'_>) -> Option<Addr> {
     match frame.layout().kind {
-        L3::Arp => {
-            let arp = frame.l3();
-            // Ethernet and IPv4, RFC 826; a probe from 0.0.0.0 claims nothing (RFC 5227)
-            let plain = arp.len() >= 28 && arp[..6] == [0, 1, 8, 0, 6, 4];
-            plain.then(|| Addr::read4(arp, 14)).filter(|a| *a != Addr::V4_UNSPECIFIED)
-        }
+        // A probe from 0.0.0.0 claims nothing (RFC 5227).
+        L3::Arp => plain_arp(frame).map(|arp| Addr::read4(arp, 14)).filter(|a| *a != Addr::V4_UNSPECIFIED),
         L3::V4 => frame.addrs().map(|(src, _)| src).filter(|a| *a != Addr::V4_UNSPECIFIED),
         L3::V6 => {
             let layout = frame.layout();

@@ -169,6 +169,7 @@ mod tests {
 
     use super::*;
 
+    // X01
     #[test]
     fn only_sensible_flags_go_together() {
         let good = [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG];

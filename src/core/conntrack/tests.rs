@@ -175,6 +175,7 @@ fn an_id_does_not_find_the_successor_in_its_place() {
 }
 
 /// Every timeout of Linux: known a second before, gone a second after.
+// T5
 #[test]
 fn tcp_timers_are_those_of_linux() {
     let after_handshake = |more: &[Step]| [&HANDSHAKE, more].concat();
@@ -204,6 +205,7 @@ fn tcp_timers_are_those_of_linux() {
     }
 }
 
+// U5, I2
 #[test]
 fn other_timers_are_those_of_linux() {
     let ping = FiveTuple::icmp_query(tcp_flow().src, tcp_flow().dst, tuple::ICMP, 8, 0, 9).unwrap().0;
@@ -270,6 +272,7 @@ fn gre_both_ways_lives_longer() {
     assert_eq!((bed.left(t), bed.flow(t).is_assured()), (180, true));
 }
 
+// X08
 #[test]
 fn x08_a_retransmitted_syn_does_not_renew_the_timer() {
     let mut bed = Bed::new(Config::default());
@@ -282,6 +285,7 @@ fn x08_a_retransmitted_syn_does_not_renew_the_timer() {
     assert!(!bed.is_known(tcp_flow()));
 }
 
+// X02
 #[test]
 fn x02_assured_comes_with_the_ack_of_the_handshake() {
     let mut bed = Bed::new(Config::default());
@@ -291,6 +295,7 @@ fn x02_assured_comes_with_the_ack_of_the_handshake() {
     }
 }
 
+// X09
 #[test]
 fn x09_a_refused_connection_leaves_nothing() {
     let mut bed = Bed::new(Config::default());
@@ -304,6 +309,7 @@ fn x09_a_refused_connection_leaves_nothing() {
     bed.table.audit();
 }
 
+// X07
 #[test]
 fn x07_a_new_syn_reopens_what_is_closed_from_either_side() {
     let closed = [&HANDSHAKE[..], &CLOSE].concat();
@@ -324,6 +330,7 @@ fn x07_a_new_syn_reopens_what_is_closed_from_either_side() {
 }
 
 /// The sequence of Linux' conntrack_rst_invalid.pkt, with strict windows as there.
+// X04
 #[test]
 fn x04_only_the_exact_rst_closes() {
     let mut bed = Bed::new(strict());
@@ -354,6 +361,7 @@ fn x04_only_the_exact_rst_closes() {
     assert_eq!(bed.table.stats().invalid, 4);
 }
 
+// X04
 #[test]
 fn x04_a_rst_inside_the_window_passes_and_waits_for_the_challenge() {
     let mut bed = Bed::new(strict());
@@ -375,6 +383,7 @@ fn a_rst_far_outside_the_window_cannot_shorten_a_silent_flow() {
 }
 
 /// The sequence of Linux' conntrack_inexact_rst.pkt.
+// X04
 #[test]
 fn x04_any_rst_is_taken_while_closing() {
     let mut bed = Bed::new(strict());
@@ -390,6 +399,7 @@ fn x04_any_rst_is_taken_while_closing() {
 }
 
 /// The sequence of Linux' conntrack_syn_challenge_ack.pkt: the peer still holds an old connection.
+// X05
 #[test]
 fn x05_a_rst_after_a_challenge_ack_clears_the_way() {
     let mut bed = Bed::new(strict());
@@ -406,6 +416,7 @@ fn x05_a_rst_after_a_challenge_ack_clears_the_way() {
 }
 
 /// The sequence of Linux' conntrack_synack_reuse.pkt: the client has forgotten, we and the server have not.
+// X05
 #[test]
 fn x05_a_syn_into_an_established_flow_is_challenged_then_reopens() {
     let mut bed = Bed::new(strict());
@@ -421,6 +432,7 @@ fn x05_a_syn_into_an_established_flow_is_challenged_then_reopens() {
 }
 
 /// The sequence of Linux' conntrack_synack_old.pkt.
+// X05
 #[test]
 fn x05_an_old_syn_ack_does_not_spoil_the_right_one() {
     let t = tcp_flow();
@@ -437,6 +449,7 @@ fn x05_an_old_syn_ack_does_not_spoil_the_right_one() {
     }
 }
 
+// X05
 #[test]
 fn x05_a_challenge_ack_is_not_the_last_ack() {
     let mut bed = Bed::new(Config::default());
@@ -459,6 +472,7 @@ fn the_syn_ack_to_an_ignored_syn_brings_us_back_in_step() {
     assert_eq!(bed.state(t), State::Established);
 }
 
+// T2
 #[test]
 fn simultaneous_open_is_established() {
     let mut bed = Bed::new(strict());
@@ -469,6 +483,7 @@ fn simultaneous_open_is_established() {
     assert_eq!(bed.state(t), State::Established);
 }
 
+// X03
 #[test]
 fn x03_data_outside_the_window_passes_when_liberal_and_not_when_strict() {
     let wild = (S, PA, 90_000_000, 1, 1000);
@@ -544,6 +559,7 @@ fn a_closed_window_shortens_the_timer() {
     assert_eq!(bed.left(tcp_flow()), 300);
 }
 
+// X10
 #[test]
 fn x10_a_close_that_cannot_be_followed_shortens_the_timer() {
     let mut bed = Bed::new(strict());
@@ -592,6 +608,7 @@ fn x06_a_stream_is_picked_up_only_when_asked_to_and_not_trusted_until_answered()
     assert_eq!(bed.left(t), 5 * DAY);
 }
 
+// V8
 #[test]
 fn v8_an_icmp_error_or_a_bad_packet_renews_nothing() {
     let mut bed = Bed::new(Config::default());
@@ -638,6 +655,7 @@ fn one_of_each(bed: &mut Bed) -> [FiveTuple; 4] {
     all
 }
 
+// X13, S49
 #[test]
 fn x13_room_is_made_down_the_ladder_and_an_assured_flow_stays() {
     let mut bed = Bed::new(small(4, 4));
@@ -655,6 +673,7 @@ fn x13_room_is_made_down_the_ladder_and_an_assured_flow_stays() {
     assert_eq!((stats.evicted_unreplied, stats.evicted_closing, stats.evicted_unassured), (1, 1, 1));
 }
 
+// X12, S49
 #[test]
 fn x12_a_full_table_of_assured_flows_refuses_and_keeps_them() {
     let mut bed = Bed::new(small(4, 100));
@@ -709,6 +728,7 @@ fn the_oldest_unreplied_flow_goes_first_but_not_one_that_is_in_use() {
     bed_wide.table.audit();
 }
 
+// C4
 #[test]
 fn c4_an_owner_at_its_quota_disturbs_nobody_else() {
     let mut bed = Bed::new(small(100, 25));
@@ -825,6 +845,7 @@ fn expiry_does_no_more_than_its_budget() {
     bed.table.audit();
 }
 
+// X14
 #[test]
 fn flows_come_and_go_by_the_hundred_thousand_and_nothing_moves_or_wears() {
     let mut bed = Bed::new(small(1000, 1000));
@@ -843,6 +864,7 @@ fn flows_come_and_go_by_the_hundred_thousand_and_nothing_moves_or_wears() {
 }
 
 /// Lines that conntrack-tools 1.4.7 printed for these flows.
+// X18
 #[test]
 fn x18_a_flow_reads_as_conntrack_prints_it() {
     let line = |bed: &mut Bed, t: FiveTuple| {

@@ -126,6 +126,7 @@ impl Class {
 mod tests {
     use super::*;
 
+    // U5, T5, I2, V2
     #[test]
     fn a_configuration_names_seconds_and_the_rest_keeps_linux_defaults() {
         let t: Timeouts = toml::from_str("udp_timeout = 300").unwrap();

@@ -15,6 +15,7 @@ fn later_fragments_have_the_ports_of_the_first() {
     assert_eq!(later(&mut table, A, 1, 2960..3000, false), KNOWN);
 }
 
+// U14
 #[test]
 fn three_fragments_pass_in_all_six_orders() {
     let pieces = [(0, 1480), (1480, 2960), (2960, 3000)];
@@ -79,6 +80,7 @@ fn second_first_fragment_cannot_change_the_ports() {
     assert_eq!(later(&mut table, A, 1, 1480..1500, false), KNOWN);
 }
 
+// R20
 #[test]
 fn overlap_ends_the_datagram_and_what_is_still_to_come() {
     for (start, end, more) in [(1472, 1488, true), (1472, 2000, false), (8, 1488, true)] {
@@ -150,6 +152,7 @@ fn tcp_header_spread_over_fragments_is_refused() {
     assert_eq!(table.first(tcp, PORTS, extent(0..24, true), A, NOW), PASS);
 }
 
+// R20
 #[test]
 fn fragments_wait_30_seconds_exactly() {
     let mut table = table();
@@ -186,6 +189,7 @@ fn same_id_in_another_zone_protocol_or_port_is_another_datagram() {
     }
 }
 
+// U14
 #[test]
 fn orphans_of_one_container_evict_nobody_elses() {
     let mut table = table();

@@ -219,6 +219,11 @@ impl Nat {
         self.aliases.binary_search(&addr).is_ok()
     }
 
+    /// The addresses that fixed SNAT makes ours, sorted.
+    pub fn aliases(&self) -> &[Addr] {
+        &self.aliases
+    }
+
     /// Static rules, in the order they were given.
     pub fn rules(&self) -> &[StaticRule] {
         &self.rules

@@ -105,6 +105,7 @@ fn checksum_behind_a_routing_header_is_the_final_destinations() {
     }
 }
 
+// R17
 #[test]
 fn udp_checksum_that_comes_out_zero_is_sent_as_ffff() {
     // R17. The last two bytes of the payload are what is missing to 0xffff.
@@ -140,6 +141,7 @@ fn padding_is_not_summed_into_a_completed_checksum() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    // B29
     #[test]
     fn segments_are_the_super_frame(
         shape in shapes(),
@@ -200,6 +202,7 @@ proptest! {
     }
 }
 
+// R18
 #[test]
 fn fragments_are_cut_as_rfc_791_says() {
     // ping -s 8000 over an MTU of 1400: 1376 bytes each, the last is short.
@@ -218,6 +221,7 @@ fn packet_that_fits_stays_whole() {
     assert_eq!(fragments(&mut packet, 1500), [whole]);
 }
 
+// R18
 #[test]
 fn options_are_copied_by_their_copy_bit() {
     // NOP, record route (not copied), loose source route (copied), timestamp (not copied), end.

@@ -46,7 +46,7 @@ pub struct Received {
 }
 
 /// Receives one message (or, on a stream socket, what is there). A message or a set of descriptors that does not fit is
-/// an error, and what came of it is closed.
+/// an error, and what came of it is closed; EMFILE: it is this process that may not have so many.
 pub fn recv(socket: impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -56,7 +56,7 @@ pub fn recv(socket: impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
             done => break done?,
         }
     };
-    let fds = control
+    let fds: Vec<OwnedFd> = control
         .drain()
         .filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
@@ -64,6 +64,10 @@ pub fn recv(socket: impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
         })
         .flatten()
         .collect();
+    // The kernel says the same of a buffer too small and of a process that has no number free.
+    if message.flags.contains(ReturnFlags::CTRUNC) && fds.len() < MAX_FDS {
+        return Err(rustix::io::Errno::MFILE.into());
+    }
     if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }

@@ -9,7 +9,7 @@ use crate::wire::{Wire, who_heard, who_heard_each};
 pub const ROWS: &[Row] = &[
     Row {
         claim: "unknown_unicast_reaches_every_port_but_the_ingress",
-        ids: "B01 B04",
+        ids: "B01 B04 B27",
         settings: Settings::DEFAULT,
         run: unknown_unicast,
         expect: &[

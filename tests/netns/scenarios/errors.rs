@@ -2,7 +2,7 @@
 
 use crate::Row;
 use crate::bed::{C1, C2, Dut, LAN_HOST, Outcome, Protocol, Publish, ROUTER, SERVER, Settings, UP, at, note};
-use crate::ns::told;
+use crate::ns::{SOON, told};
 use crate::packet::Packet;
 use crate::wire::who_heard;
 
@@ -32,6 +32,14 @@ pub const ROWS: &[Row] = &[
             "c1 believes: mtu 1280",
             "c1 sends again: 1372 bytes arrive",
         ],
+        pontoon_instead: None,
+    },
+    Row {
+        claim: "a_path_that_swallows_errors_is_measured_by_tcp_itself",
+        ids: "R24",
+        settings: Settings::DEFAULT,
+        run: black_hole,
+        expect: &["100000 bytes arrive", "told of it: nothing"],
         pontoon_instead: None,
     },
     Row {
@@ -101,6 +109,28 @@ fn smaller_link(dut: &dyn Dut) -> Outcome {
     note!(seen, "c1 believes: mtu {mtu}");
     client.send(&text, at(SERVER, 7)).expect("c1 may cut it now");
     note!(seen, "c1 sends again: {} bytes arrive", told(server.recv().map(|(text, _)| text.len())));
+    seen
+}
+
+fn black_hole(dut: &dyn Dut) -> Outcome {
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    let wire = bed.wire("c1");
+    bed.x.ip("link set s0 mtu 1280");
+    bed.x.nft("table ip silent {\nchain out {\ntype filter hook output priority 0\nip protocol icmp drop\n}\n}");
+    bed.c1().sysctl("ipv4.tcp_mtu_probing", "2");
+    let listener = bed.s.listen(at(SERVER, 80));
+    let client = bed.c1().connect(at(C1, 0), at(SERVER, 80), SOON).expect("a connection");
+    let (server, _) = listener.accept().expect("the connection");
+    let text = "x".repeat(100_000);
+    let arrived = std::thread::scope(|scope| {
+        scope.spawn(|| std::io::Write::write_all(&mut &client, text.as_bytes()));
+        let mut heard = vec![0; text.len()];
+        std::io::Read::read_exact(&mut &server, &mut heard).map(|()| heard.len())
+    });
+    note!(seen, "{} bytes arrive", told(arrived));
+    let errors = wire.lines(&["icmp"]);
+    note!(seen, "told of it: {}", if errors.is_empty() { "nothing".to_owned() } else { errors.join("; ") });
     seen
 }
 

@@ -1,5 +1,6 @@
 //! Masquerade and connection tracking.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::flows;
@@ -72,6 +73,19 @@ pub const ROWS: &[Row] = &[
             "500: c1 keeps it, c2 gets another of 1..=511",
             "900: c1 keeps it, c2 gets another of 600..=1023",
             "5000: c1 keeps it, c2 gets another of 1024..=65535",
+        ],
+        pontoon_instead: None,
+    },
+    Row {
+        claim: "ports_given_for_taken_ones_have_no_pattern",
+        ids: "V11 U4 V10 X16",
+        settings: Settings::DEFAULT,
+        run: unguessable,
+        expect: &[
+            "c1 keeps 32 of 32",
+            "c2 gets 32 different ones",
+            "in sequence: false",
+            "with the parity they had: false",
         ],
         pontoon_instead: None,
     },
@@ -273,6 +287,30 @@ fn port_classes(dut: &dyn Dut) -> Outcome {
         };
         note!(seen, "{port}: c1 {kept}, c2 gets {other}");
     }
+    seen
+}
+
+fn unguessable(dut: &dyn Dut) -> Outcome {
+    const COUNT: u16 = 32;
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    let server = bed.s.udp(at(SERVER, 7));
+    let outside = |container, address| {
+        let ports = (5000..5000 + COUNT).map(|port| {
+            bed.container(container).udp(at(address, port)).send("hello", at(SERVER, 7)).expect("a route");
+            server.recv().expect("it is masqueraded").1.port()
+        });
+        ports.collect::<Vec<u16>>()
+    };
+    let (first, second) = (outside("c1", C1), outside("c2", C2));
+    note!(seen, "c1 keeps {} of {COUNT}", first.iter().zip(5000..).filter(|(port, own)| **port == *own).count());
+    let different: BTreeSet<u16> = second.iter().filter(|port| !first.contains(port)).copied().collect();
+    note!(seen, "c2 gets {} different ones", different.len());
+    // Steps of less than 64, as a counter would make, a quarter of the time or more: by chance once in 10^18.
+    let small = second.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 64).count();
+    note!(seen, "in sequence: {}", small >= usize::from(COUNT / 4));
+    // By chance once in 2^32.
+    note!(seen, "with the parity they had: {}", second.iter().zip(5000..).all(|(port, own)| port % 2 == own % 2));
     seen
 }
 

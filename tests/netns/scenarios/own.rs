@@ -13,8 +13,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 use crate::OwnRow;
-use crate::bed::{C1, C2, Dut, LAN_HOST, Outcome, Protocol, Publish, SERVER, UP, at, note};
-use crate::ns::{QUIET, SOON, told};
+use crate::bed::{C1, C2, C3, Dut, LAN_HOST, Outcome, Protocol, Publish, SERVER, UP, at, note};
+use crate::ns::{Netns, QUIET, SOON, told};
 use crate::packet::{Packet, describe_ip};
 use crate::pontoon::Pontoon;
 
@@ -62,6 +62,34 @@ pub const ROWS: &[OwnRow] = &[
             "after: 192.168.2.5:5000 > 172.17.0.50:80",
             "answered by: 192.168.2.112:2024",
         ],
+    },
+    OwnRow {
+        claim: "a_killed_switch_leaves_devices_that_its_successor_takes_over",
+        ids: "B30 D31",
+        run: killed,
+        expect: &[
+            "before: carrier on",
+            "killed: carrier off, 172.17.0.2/16 stays",
+            "attached again: carrier on",
+            "the same device: true",
+            "the server sees: 192.168.2.112:4000",
+        ],
+    },
+    OwnRow {
+        claim: "a_container_may_be_on_two_networks_and_its_routes_choose",
+        ids: "S52 D24",
+        run: two_networks,
+        expect: &[
+            "on the second network c2 sees: 10.8.255.183:4000",
+            "by the first the server sees: 192.168.2.112:4001",
+            "c3 of the first to c2 of the second: silence",
+        ],
+    },
+    OwnRow {
+        claim: "the_mtu_of_a_network_is_that_of_its_devices",
+        ids: "D04 S30",
+        run: network_mtu,
+        expect: &["eth0: 1500", "eth1: 1400", "a SYN from eth1 offers 1360 bytes"],
     },
     OwnRow {
         claim: "a_port_published_anew_takes_its_flows_along",
@@ -124,7 +152,7 @@ fn hits(dut: &Pontoon) -> Outcome {
         note!(seen, "{what}: {}", grown.collect::<Vec<_>>().join(", "));
         before = now;
     };
-    let (c1, c2) = (bed.wire("c1"), bed.wire("c2"));
+    let (c1, c2, uplink) = (bed.wire("c1"), bed.wire("c2"), bed.uplink());
     let (client, server) = (bed.c1().udp(at(C1, 4000)), bed.s.udp(at(SERVER, 7)));
     client.send("hello", at(SERVER, 7)).expect("a route");
     server.echo().expect("it is masqueraded");
@@ -139,7 +167,7 @@ fn hits(dut: &Pontoon) -> Outcome {
     bed.x.injector().send(&Packet::syn(at(LAN_HOST, 5000), at(C1, 80)));
     // The next one is behind it in the same queue.
     bed.x.injector().send(&Packet::echo_request(LAN_HOST, UP, 1, 1));
-    bed.uplink().wait(&["echo-reply"]);
+    uplink.wait(&["echo-reply"]).expect("the uplink's address answers");
     note_hits("routed to c1 from outside");
 
     dut.publish(UDP_2024);
@@ -150,7 +178,7 @@ fn hits(dut: &Pontoon) -> Outcome {
     note_hits("to a published port and back");
 
     bed.send_out(&c1, "c1", &Packet::udp(at(C1, 4000), at(C2, 80), b"detour"));
-    c2.wait(&["gw > c2", "udp"]).expect("it is sent on");
+    c2.wait(&["gw > c2 172.17.0.2:4000", "udp"]).expect("it is sent on");
     note_hits("c1 to c2 by way of the gateway");
     seen
 }
@@ -231,5 +259,76 @@ fn republished(dut: &Pontoon) -> Outcome {
     note!(seen, "withdrawn: {}", told(ask()));
     dut.publish(Publish { container: "c1", ..UDP_2024 });
     note!(seen, "published for c1: {}", told(ask()));
+    seen
+}
+
+/// A word of what `ip` says of a link, behind `key`.
+fn link(netns: &Netns, name: &str, key: &str) -> String {
+    let told = netns.run("ip", &["-oneline", "link", "show", name], "");
+    told.split_whitespace().skip_while(|word| *word != key).nth(1).unwrap_or("unknown").to_owned()
+}
+
+/// The number in front: another device has another one.
+fn link_index(netns: &Netns) -> String {
+    let told = netns.run("ip", &["-oneline", "link", "show", "eth0"], "");
+    told.split(':').next().unwrap_or_default().to_owned()
+}
+
+fn killed(dut: &Pontoon) -> Outcome {
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    let first = link_index(bed.c1());
+    let carrier = |netns: &Netns| {
+        let flags = netns.run("ip", &["-oneline", "link", "show", "eth0"], "");
+        if flags.contains("NO-CARRIER") { "carrier off" } else { "carrier on" }
+    };
+    note!(seen, "before: {}", carrier(bed.c1()));
+    dut.restart_after_kill(|| {
+        let addresses = bed.c1().run("ip", &["-oneline", "-4", "addr", "show", "eth0"], "");
+        let stays = if addresses.contains("172.17.0.2/16") { "stays" } else { "is gone" };
+        note!(seen, "killed: {}, 172.17.0.2/16 {stays}", carrier(bed.c1()));
+    });
+    dut.wait_until_ready();
+    dut.attach("c1", C1, &[]);
+    note!(seen, "attached again: {}", carrier(bed.c1()));
+    note!(seen, "the same device: {}", link_index(bed.c1()) == first);
+    let (client, server) = (bed.c1().udp(at(C1, 4000)), bed.s.udp(at(SERVER, 7)));
+    client.send("hello", at(SERVER, 7)).expect("a route");
+    note!(seen, "the server sees: {}", told(server.echo()));
+    seen
+}
+
+fn two_networks(dut: &Pontoon) -> Outcome {
+    const OTHER_C1: Ipv4Addr = Ipv4Addr::new(10, 8, 255, 183);
+    const OTHER_C2: Ipv4Addr = Ipv4Addr::new(10, 8, 255, 184);
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    dut.add_network("lan", &["--subnet", "10.8.255.0/24"], &[("c1", OTHER_C1), ("c2", OTHER_C2)]);
+    let (client, peer) = (bed.c1().udp(at(Ipv4Addr::UNSPECIFIED, 4000)), bed.c2().udp(at(OTHER_C2, 7)));
+    client.send("hello", at(OTHER_C2, 7)).expect("a route");
+    note!(seen, "on the second network c2 sees: {}", told(peer.echo()));
+    let (client, server) = (bed.c1().udp(at(C1, 4001)), bed.s.udp(at(SERVER, 7)));
+    client.send("hello", at(SERVER, 7)).expect("a route");
+    note!(seen, "by the first the server sees: {}", told(server.echo()));
+    bed.c3().udp(at(C3, 4000)).send("hello", at(OTHER_C2, 7)).expect("a default route");
+    note!(seen, "c3 of the first to c2 of the second: {}", told(peer.recv_within(QUIET).map(|(_, from)| from)));
+    seen
+}
+
+fn network_mtu(dut: &Pontoon) -> Outcome {
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 8, 255, 2);
+    let mut seen = Outcome::default();
+    let bed = dut.bed();
+    dut.add_network("narrow", &["--subnet", "10.8.255.0/24", "--mtu", "1400"], &[("c1", ADDRESS)]);
+    for name in ["eth0", "eth1"] {
+        note!(seen, "{name}: {}", link(bed.c1(), name, "mtu"));
+    }
+    let server = bed.server();
+    bed.c1().ip(&format!("route add {SERVER} via 10.8.255.1"));
+    let _ = bed.c1().connect(at(ADDRESS, 0), at(SERVER, 80), SOON);
+    let syn = server.wait(&["tcp S"]).expect("it is masqueraded").bytes;
+    // The first option of Linux's SYN: kind 2, length 4.
+    assert_eq!(syn[40..42], [2, 4], "MSS");
+    note!(seen, "a SYN from eth1 offers {} bytes", u16::from_be_bytes([syn[42], syn[43]]));
     seen
 }

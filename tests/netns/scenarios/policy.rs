@@ -12,7 +12,7 @@ use crate::wire::Wire;
 pub const ROWS: &[Row] = &[
     Row {
         claim: "from_outside_only_replies_and_errors_about_them_come_in",
-        ids: "S47",
+        ids: "S12 S47",
         settings: Settings::DEFAULT,
         run: forward_rules,
         expect: &[
@@ -27,7 +27,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         claim: "without_icc_containers_meet_only_in_arp",
-        ids: "D01 Q08",
+        ids: "D01 Q08 S13",
         settings: Settings { icc: false, ..Settings::DEFAULT },
         run: no_icc,
         expect: &[

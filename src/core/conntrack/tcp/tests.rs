@@ -62,6 +62,7 @@ fn segment(flags: u8) -> Segment {
     Segment { flags, seq: 1, ack: 1, window: 1000, sack: 1, ..Segment::default() }
 }
 
+// V1
 #[test]
 fn every_cell_is_that_of_linux() {
     let mut cells = 0;
