@@ -383,18 +383,25 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
 
     /// The port is no more: the loop lets go of its device, the core forgets it, the device is given up.
     fn remove(&mut self, port: PortId) -> Result<(), ApiError> {
+        match self.take_out(port)? {
+            Some((device, request)) => self.plumber.close(device, request.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// All of [`Calls::remove`] but that the device is given up: that is the caller's to do.
+    fn take_out(&mut self, port: PortId) -> Result<Option<(S::Port, Option<Request>)>, ApiError> {
         let device = self.switch.remove_port(port)?;
         match self.switch.apply(Command::Detach { port }) {
             // The loop may have told the core before us.
             Ok(_) | Err(SwitchError::Refused(CommandError::Missing { .. })) => {}
             Err(error) => return Err(error.into()),
         }
-        let attachment = self.attachments.remove(&port);
-        match (device, &attachment) {
-            (Some(device), Some(attachment)) => self.plumber.close(device, attachment.origin.request()),
-            (Some(device), None) => self.plumber.close(device, None),
-            (None, _) => Ok(()),
-        }
+        let request = self.attachments.remove(&port).and_then(|attachment| match attachment.origin {
+            Origin::Opened(request) => Some(request),
+            Origin::Brought(_) => None,
+        });
+        Ok(device.map(|device| (device, request)))
     }
 
     fn stats(&self) -> Result<Reply, ApiError> {
@@ -503,11 +510,14 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
 
     /// Detaches everything and ends the switch.
     pub fn shutdown(mut self) -> Result<(), ApiError> {
+        let mut devices = Vec::new();
         for port in self.attachments.keys().copied().collect::<Vec<_>>() {
-            if let Err(error) = self.remove(port) {
-                log::warn!("{port}: cannot be detached: {error}");
+            match self.take_out(port) {
+                Ok(device) => devices.extend(device),
+                Err(error) => log::warn!("{port}: cannot be detached: {error}"),
             }
         }
+        self.plumber.close_all(devices);
         Ok(self.switch.shutdown()?)
     }
 }

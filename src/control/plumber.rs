@@ -11,7 +11,7 @@ use crate::io::enter::{EnterHelper, Opened, Provenance, Request, Target};
 use crate::io::lifetime::{Life, Watcher};
 use crate::io::netcfg::LinkStats;
 use crate::io::sys::hwaddr;
-use crate::io::tap::TapPort;
+use crate::io::tap::{self, TapPort};
 use crate::wire::mac::Mac;
 
 /// A device for a port, and how long it is to be one.
@@ -37,6 +37,15 @@ pub trait Plumber {
 
     /// Gives a device up: one of ours is deleted; from somebody else's, what `request` gave it is taken back.
     fn close(&mut self, port: Self::Port, request: Option<&Request>) -> Result<(), ApiError>;
+
+    /// Gives up many at once, each with what [`Plumber::close`] is told; what fails is logged.
+    fn close_all(&mut self, ports: Vec<(Self::Port, Option<Request>)>) {
+        for (port, request) in ports {
+            if let Err(error) = self.close(port, request.as_ref()) {
+                log::warn!("{error}");
+            }
+        }
+    }
 
     /// The kernel's counters of the device.
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError>;
@@ -131,6 +140,19 @@ impl Plumber for Plumbing {
             self.helper.undo(request.target.clone(), netns, &request.name, request.config.clone())?;
         }
         Ok(())
+    }
+
+    fn close_all(&mut self, ports: Vec<(TapPort, Option<Request>)>) {
+        let (found, ours): (Vec<_>, Vec<_>) =
+            ports.into_iter().partition(|(port, _)| port.provenance() == Provenance::Found);
+        for (port, request) in found {
+            if let Err(error) = self.close(port, request.as_ref()) {
+                log::warn!("{error}");
+            }
+        }
+        for error in tap::detach_all(ours.into_iter().map(|(port, _)| port).collect()) {
+            log::warn!("cannot give a TAP up: {error}");
+        }
     }
 
     fn stats(&mut self, request: &Request) -> Result<LinkStats, ApiError> {

@@ -95,6 +95,11 @@ impl Provenance {
 
     /// Gives a device up: ours is deleted, and addresses and routes with it; somebody else's stays.
     pub fn release(self, device: Device) -> io::Result<()> {
+        self.let_go(&device)
+    }
+
+    /// The quick half of [`Provenance::release`]: ours goes when its descriptor is closed, whoever closes it.
+    pub fn let_go(self, device: &Device) -> io::Result<()> {
         match self {
             Self::Made | Self::Readopted => match device.set_persist(false) {
                 // Deleted by somebody in the namespace: gone, as it should be.
