@@ -23,7 +23,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::plumber::{Plugged, Plumber};
+use super::plumber::{Leaving, Plugged, Plumber};
 use super::portspec::{self, PortSpec};
 use super::protocol::{
     ApiError, Attach, Attached, Call, CaptureStart, Class, Detach, FlushFlows, LogLevel, Named, Nothing, Publish,
@@ -390,7 +390,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
     }
 
     /// All of [`Calls::remove`] but that the device is given up: that is the caller's to do.
-    fn take_out(&mut self, port: PortId) -> Result<Option<(S::Port, Option<Request>)>, ApiError> {
+    fn take_out(&mut self, port: PortId) -> Result<Option<Leaving<S::Port>>, ApiError> {
         let device = self.switch.remove_port(port)?;
         match self.switch.apply(Command::Detach { port }) {
             // The loop may have told the core before us.

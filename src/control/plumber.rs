@@ -24,6 +24,9 @@ pub struct Plugged<P> {
     pub life: Life,
 }
 
+/// A device that is to be given up, and what it was opened for, if it was opened by us.
+pub type Leaving<P> = (P, Option<Request>);
+
 /// Opens devices and gives them up. The real one is [`Plumbing`]; tests have another.
 pub trait Plumber {
     /// A device.
@@ -39,7 +42,7 @@ pub trait Plumber {
     fn close(&mut self, port: Self::Port, request: Option<&Request>) -> Result<(), ApiError>;
 
     /// Gives up many at once, each with what [`Plumber::close`] is told; what fails is logged.
-    fn close_all(&mut self, ports: Vec<(Self::Port, Option<Request>)>) {
+    fn close_all(&mut self, ports: Vec<Leaving<Self::Port>>) {
         for (port, request) in ports {
             if let Err(error) = self.close(port, request.as_ref()) {
                 log::warn!("{error}");
@@ -142,7 +145,7 @@ impl Plumber for Plumbing {
         Ok(())
     }
 
-    fn close_all(&mut self, ports: Vec<(TapPort, Option<Request>)>) {
+    fn close_all(&mut self, ports: Vec<Leaving<TapPort>>) {
         let (found, ours): (Vec<_>, Vec<_>) =
             ports.into_iter().partition(|(port, _)| port.provenance() == Provenance::Found);
         for (port, request) in found {
