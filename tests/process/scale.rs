@@ -53,7 +53,8 @@ fn hear_one_question(namespaces: &[Netns], asker: &Wire) -> u64 {
     let sum = || namespaces.iter().map(received).sum::<u64>();
     let standing = || loop {
         let before = sum();
-        thread::sleep(Duration::from_millis(300));
+        // Each port is announced three times, a second apart (D18).
+        thread::sleep(Duration::from_millis(1200));
         if sum() == before {
             break before;
         }
