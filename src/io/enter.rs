@@ -96,7 +96,11 @@ impl Provenance {
     /// Gives a device up: ours is deleted, and addresses and routes with it; somebody else's stays.
     pub fn release(self, device: Device) -> io::Result<()> {
         match self {
-            Self::Made | Self::Readopted => device.set_persist(false),
+            Self::Made | Self::Readopted => match device.set_persist(false) {
+                // Deleted by somebody in the namespace: gone, as it should be.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::BADFD) => Ok(()),
+                released => released,
+            },
             Self::Found => Ok(()),
         }
     }
@@ -170,6 +174,7 @@ impl From<TunError> for EnterError {
             TunError::BadName { .. } => Class::Invalid,
             TunError::Busy { .. } | TunError::Taken { .. } => Class::Taken,
             TunError::NodeMissing { .. }
+            | TunError::NodeWrong { .. }
             | TunError::NotTun { .. }
             | TunError::WrongKind { .. }
             | TunError::Other { .. } => Class::Device,

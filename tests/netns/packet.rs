@@ -116,6 +116,13 @@ impl Packet {
         self
     }
 
+    /// More bytes behind the transport header, which nobody has a checksum of.
+    pub fn padded(mut self, more: usize) -> Self {
+        self.payload.resize(self.payload.len() + more, 0x55);
+        self.header.set_payload_len(self.payload.len()).expect("one packet");
+        self
+    }
+
     /// Other TCP flags in place of SYN, with the checksum they need: FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
     pub fn with_tcp_flags(mut self, flags: u8) -> Self {
         let (mut header, _) = TcpHeader::from_slice(&self.payload).expect("made by syn");

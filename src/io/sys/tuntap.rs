@@ -77,6 +77,8 @@ pub enum TunError {
         "cannot open {NODE}: {reason}; load the driver (modprobe tun) and see that the node is there (mknod {NODE} c 10 200)"
     )]
     NodeMissing { reason: Errno },
+    #[error("{NODE} is not the TUN driver's node ({reason}); make it anew (mknod {NODE} c 10 200)")]
+    NodeWrong { reason: Errno },
     #[error(
         "\"{name}\" cannot be the name of a network device: 1 to 15 bytes, no space, '/', ':' or '%', and neither \".\" nor \"..\""
     )]
@@ -134,6 +136,7 @@ impl Device {
             let name = name.to_owned();
             match reason {
                 Errno::BUSY => TunError::Busy { kind, name },
+                Errno::NOTTY => TunError::NodeWrong { reason },
                 Errno::INVAL if exists(&name) => TunError::Taken { kind, name },
                 Errno::PERM | Errno::ACCESS => {
                     let exists = exists(&name);

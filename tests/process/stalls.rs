@@ -1,0 +1,145 @@
+//! A process that stands still for a while, a client that does not read, a helper that is gone.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+
+use super::bed::{Case, Pair, SERVER, dial, soon, status};
+use super::ns::say;
+use super::{Claim, claims};
+
+pub const CLAIMS: &[Claim] = claims![
+    connections_survive_a_stopped_switch,
+    a_client_that_reads_nothing_delays_nobody,
+    without_its_helper_an_attach_says_so_and_traffic_goes_on,
+    at_rest_nobody_wakes_up needs "sleep",
+];
+
+const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+const C2: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 3);
+
+/// S26.
+fn connections_survive_a_stopped_switch() {
+    let case = Case::new();
+    let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));
+    let switch = case.switch(&[]);
+    switch.attach("c1", &c1, &[]);
+    switch.attach("c2", &c2, &[]);
+    let mut pairs = Vec::new();
+    for (netns, address) in [(&c2, C2), (&case.world, SERVER)] {
+        let listener = netns.listen(SocketAddrV4::new(address, 80));
+        let near = c1.connect(SocketAddrV4::new(C1, 0), SocketAddrV4::new(address, 80), Duration::from_secs(2));
+        let near = near.expect("connected");
+        pairs.push((near, listener.accept().expect("connected").0));
+    }
+    switch.signal(Signal::STOP);
+    for (near, _) in &pairs {
+        (&mut &*near).write_all(b"while it stands still").expect("taken by the socket");
+    }
+    thread::sleep(Duration::from_secs(2));
+    switch.signal(Signal::CONT);
+    for (near, far) in &pairs {
+        let mut heard = [0; 21];
+        far.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        std::io::Read::read_exact(&mut &*far, &mut heard).expect("it arrives after all");
+        say(far, near, "and back").expect("heard");
+    }
+}
+
+fn a_client_that_reads_nothing_delays_nobody() {
+    let case = Case::new();
+    let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));
+    let switch = case.switch(&[]);
+    switch.attach("c1", &c1, &[]);
+    switch.attach("c2", &c2, &[]);
+    // Some thousand flows, so that their listing is longer than any socket's buffer.
+    let sender = c1.udp(SocketAddrV4::new(C1, 4000));
+    for port in 10_000..16_000 {
+        let _ = sender.send("a flow", SocketAddrV4::new(SERVER, port));
+        if port % 200 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    soon("the flows are there", || switch.list("flows").len() > 4000);
+    let before = status(switch.pid(), "VmRSS:");
+    let mut deaf = Vec::new();
+    for _ in 0..10 {
+        let mut stream = dial(&switch.control);
+        let requests = b"{\"execute\":\"flows\"}\n".repeat(500);
+        stream.set_nonblocking(true).expect("a socket");
+        // As many as are taken.
+        let _ = stream.write_all(&requests);
+        deaf.push(stream);
+    }
+    let pair = Pair::new((&c1, C1), (&c2, C2));
+    for _ in 0..20 {
+        pair.ask();
+        switch.tell(&["stats"]);
+    }
+    let grown = status(switch.pid(), "VmRSS:").saturating_sub(before);
+    assert!(grown < 16 * 1024, "ten deaf clients cost {grown} KiB");
+}
+
+fn without_its_helper_an_attach_says_so_and_traffic_goes_on() {
+    let case = Case::new();
+    let [c1, c2, c3] = ["c1", "c2", "c3"].map(|name| case.netns(name));
+    let switch = case.switch(&[]);
+    switch.attach("c1", &c1, &[]);
+    switch.attach("c2", &c2, &[]);
+    let helpers = switch.helpers();
+    assert_eq!(helpers.len(), 1);
+    kill_process(helpers[0], Signal::KILL).expect("ours");
+    let p3 = c3.path().display().to_string();
+    for _ in 0..2 {
+        let said = switch.say(&["attach", "c3", "--netns", &p3]);
+        assert_eq!(said.status, Some(1));
+        assert!(said.err.contains("helper") && said.err.contains("restart"), "{}", said.err);
+        assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    }
+    assert_eq!(switch.containers(), ["c1", "c2"]);
+    Pair::new((&c1, C1), (&c2, C2)).ask();
+    Pair::new((&c1, C1), (&case.world, SERVER)).ask();
+    switch.tell(&["detach", "c2"]);
+    switch.tell(&["inspect", "c1"]);
+    switch.signal(Signal::TERM);
+    assert_eq!(switch.ended(), 0);
+    assert_eq!(super::bed::devices(&c1), ["lo"]);
+}
+
+fn at_rest_nobody_wakes_up() {
+    let case = Case::new();
+    let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));
+    let switch = case.switch(&[]);
+    let mut sleepers = Vec::new();
+    for (name, netns) in [("c1", &c1), ("c2", &c2)] {
+        let sleeper = netns.command("sleep").arg("60").spawn().expect("sleep");
+        switch.tell(&["attach", name, "--pid", &sleeper.id().to_string()]);
+        sleepers.push(sleeper);
+    }
+    Pair::new((&c1, C1), (&c2, C2)).ask();
+    let switches = || -> Vec<u64> {
+        let mut all = Vec::new();
+        for pid in switch.processes() {
+            let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("it runs");
+            for task in tasks.flatten() {
+                let text = fs::read_to_string(task.path().join("status")).expect("it runs");
+                let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+                all.push(line.and_then(|line| line.trim().parse().ok()).expect("a number"));
+            }
+        }
+        all
+    };
+    // What is in the air comes down: ARP checks of the kernels (five seconds after a first use), announcements.
+    thread::sleep(Duration::from_secs(7));
+    let before = switches();
+    assert!(before.len() >= 3, "datapath, control and helper: {before:?}");
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(switches(), before, "voluntary context switches of each thread over three seconds");
+    for mut sleeper in sleepers {
+        super::ns::kill_group(&mut sleeper);
+    }
+}
