@@ -11,8 +11,9 @@
 //! in that order, so a client that does not read is not read either: it costs its slot, [`HIGH_WATER`] of output and at
 //! most one request. There is no time limit for it: when all slots are taken, the one that was silent for longest goes.
 //!
-//! What ends an attachment is watched here too: pidfds are in the `Poll`; paths are looked at after an inotify event and,
-//! only while there are any, every [`lifetime::CHECK_EVERY`] by a timer. With nothing to do the thread sleeps.
+//! What ends an attachment is watched here too: pidfds are in the `Poll`; paths are looked at after an event of inotify or
+//! of the mounts, and those of which neither tells every [`lifetime::CHECK_EVERY`] by a timer. With nothing to do the
+//! thread sleeps.
 //!
 //! # Limits
 //! [`MAX_CLIENTS`] clients; a request of [`MAX_REQUEST`]; [`MAX_FDS`] file descriptors that no request has used yet.
@@ -65,6 +66,7 @@ const WATCHER: Token = Token(2);
 const TIMER: Token = Token(3);
 const SIGNALS: Token = Token(4);
 const EXIT: Token = Token(5);
+const MOUNTS: Token = Token(6);
 const FIRST_CLIENT: ClientId = 16;
 /// The life of port n is at `FIRST_LIFE + n`; no process sees that many clients.
 const FIRST_LIFE: usize = 1 << 48;
@@ -112,6 +114,9 @@ impl Server {
         let registry = poll.registry();
         for (fd, token) in [(socket.listener().as_fd(), LISTENER), (watcher.as_fd(), WATCHER), (timer.as_fd(), TIMER)] {
             watch(registry, fd, token, Interest::READABLE).map_err(step("watch its descriptors"))?;
+        }
+        if let Some(mounts) = watcher.mounts() {
+            watch(registry, mounts, MOUNTS, Interest::PRIORITY).map_err(step("watch the mounts"))?;
         }
         Ok(Server { poll, socket, watcher, timer, notifier, notices, signals: None, exit: None })
     }
@@ -214,6 +219,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
                     LISTENER => self.accept(),
                     WAKER => self.take_notices()?,
                     WATCHER => check |= self.server.watcher.drain(),
+                    MOUNTS => check = true,
                     TIMER => {
                         // How often it ran out does not matter.
                         let _ = rustix::io::read(&self.server.timer, &mut [0; 8]);

@@ -6,8 +6,10 @@
 //! readable. A path: it no longer leads to the inode it led to at attach (`ip netns del` unmounts, then unlinks). Held:
 //! until somebody detaches it.
 //!
-//! An unmount cannot be watched, so paths are looked at every [`CHECK_EVERY`]; inotify on their directories, one
-//! instance for all ([`Watcher`]: a user has 128 of them), makes the usual case immediate.
+//! A path is looked at when something happened to it: inotify on its directory (one instance for all, [`Watcher`]: a
+//! user has 128 of them) tells of files that come and go, and /proc/self/mountinfo of mounts. So at rest nothing wakes.
+//! Only where neither tells (a path in /proc, a symbolic link, a directory that cannot be watched) is it looked at every
+//! [`CHECK_EVERY`].
 //!
 //! # Limits
 //! A check is a `stat`: on a file system that hangs, it hangs. Only paths that answered at attach come here, and the
@@ -28,7 +30,7 @@ use rustix::io::Errno;
 use super::sys::netns::{self, NetnsId};
 use super::sys::process;
 
-/// How often the paths are looked at while there are any.
+/// How often paths are looked at of which nothing tells.
 pub const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The lifetime of an attachment.
@@ -75,10 +77,10 @@ impl Life {
         }
     }
 
-    /// Whether [`Life::check`] is to be called every [`CHECK_EVERY`] and after each event of the [`Watcher`].
+    /// Whether [`Life::check`] is to be called every [`CHECK_EVERY`], besides after each event of the [`Watcher`].
     pub fn needs_checks(&self) -> bool {
         match self {
-            Self::Path(_) => true,
+            Self::Path(watched) => !watched.told,
             Self::Pid(_) | Self::Held => false,
         }
     }
@@ -99,6 +101,8 @@ pub struct WatchedPath {
     path: PathBuf,
     id: NetnsId,
     watcher: Watcher,
+    /// Whatever ends it comes with an event.
+    told: bool,
 }
 
 impl WatchedPath {
@@ -132,6 +136,8 @@ pub struct Watcher(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     inotify: OwnedFd,
+    /// /proc/self/mountinfo, which has an exceptional condition when a mount came or went (proc(5)).
+    mounts: Option<OwnedFd>,
     directories: Mutex<BTreeMap<PathBuf, Watched>>,
 }
 
@@ -145,7 +151,19 @@ struct Watched {
 impl Watcher {
     pub fn new() -> io::Result<Self> {
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Shared { inotify, directories: Mutex::default() })))
+        let mounts = match std::fs::File::open("/proc/self/mountinfo") {
+            Ok(file) => Some(file.into()),
+            Err(error) => {
+                log::debug!("/proc/self/mountinfo: {error}; netns paths are looked at every second instead");
+                None
+            }
+        };
+        Ok(Self(Arc::new(Shared { inotify, mounts, directories: Mutex::default() })))
+    }
+
+    /// What has a priority event (`EPOLLPRI`) when a mount came or went: then the paths are to be checked.
+    pub fn mounts(&self) -> Option<BorrowedFd<'_>> {
+        self.0.mounts.as_ref().map(OwnedFd::as_fd)
     }
 
     /// Reads what has happened; whether anything did, so that the paths are to be checked.
@@ -166,16 +184,23 @@ impl Watcher {
         if let Some(watched) = directories.get_mut(&directory) {
             watched.paths += 1;
         } else {
-            let events = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
-            // Without a watch (no more of them, or /proc) the regular checks are enough.
+            let events = WatchFlags::DELETE
+                | WatchFlags::MOVED_FROM
+                | WatchFlags::MOVED_TO
+                | WatchFlags::DELETE_SELF
+                | WatchFlags::MOVE_SELF;
+            // Without a watch (no more of them) the regular checks are enough.
             match inotify::add_watch(&self.0.inotify, &directory, events | WatchFlags::ONLYDIR) {
                 Ok(descriptor) => {
-                    directories.insert(directory, Watched { descriptor, paths: 1 });
+                    directories.insert(directory.clone(), Watched { descriptor, paths: 1 });
                 }
                 Err(error) => log::debug!("{}: not watched: {error}", directory.display()),
             }
         }
-        WatchedPath { path: path.into(), id, watcher: self.clone() }
+        let plain = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_symlink());
+        let real = directory.canonicalize().is_ok_and(|directory| !directory.starts_with("/proc"));
+        let told = plain && real && self.0.mounts.is_some() && directories.contains_key(&directory_of(path));
+        WatchedPath { path: path.into(), id, watcher: self.clone(), told }
     }
 
     fn forget(&self, path: &Path) {
@@ -229,6 +254,20 @@ mod tests {
         assert!(watcher.drain());
         assert_eq!(life.check(), Some(Gone::PathRemoved));
         assert!(!watcher.drain(), "an event is told once");
+    }
+
+    #[test]
+    fn only_a_path_of_which_nothing_tells_is_looked_at_regularly() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let watcher = Watcher::new().expect("inotify");
+        let life = watched_file(&watcher, &dir.path().join("c1"));
+        assert!(!life.needs_checks(), "its directory and the mounts tell");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("c1"), &link).expect("a link");
+        for path in [link.as_path(), Path::new("/proc/self/ns/net"), Path::new("/proc/self/mountinfo")] {
+            let life = Life::of_path(&watcher, path, netns::identify(path).expect("there"));
+            assert!(life.needs_checks(), "{}", path.display());
+        }
     }
 
     #[test]

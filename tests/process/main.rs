@@ -67,8 +67,8 @@ fn main() -> ExitCode {
         ("stalls", stalls::CLAIMS, false),
         ("scale", scale::CLAIMS, false),
         ("programs", programs::CLAIMS, false),
-        // `cargo test --test process -- --ignored --nocapture`: figures, not claims.
-        ("by_hand", scale::BY_HAND, true),
+        // The long tier, figures more than claims: `PONTOON_BY_HAND=1 cargo test --test process by_hand`.
+        ("by_hand", if std::env::var_os("PONTOON_BY_HAND").is_some() { scale::BY_HAND } else { &[] }, true),
     ];
     let mut trials = Vec::new();
     for (file, claims, by_hand) in files {
@@ -76,15 +76,8 @@ fn main() -> ExitCode {
             let mut lacking = lacking.clone();
             let absent = programs.iter().filter(|program| sandbox::find(program).is_none());
             lacking.extend(absent.map(|program| format!("the program `{program}` is not installed")));
-            trials.push(
-                trial(
-                    format!("{file}::{name}"),
-                    lacking.join("; "),
-                    *show,
-                    if by_hand { WATCHDOG_BY_HAND } else { WATCHDOG },
-                )
-                .with_ignored_flag(by_hand),
-            );
+            let patience = if by_hand { WATCHDOG_BY_HAND } else { WATCHDOG };
+            trials.push(trial(format!("{file}::{name}"), lacking.join("; "), *show, patience));
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
