@@ -112,8 +112,9 @@ fn without_its_helper_an_attach_says_so_and_traffic_goes_on() {
 
 fn at_rest_nobody_wakes_up() {
     let case = Case::new();
-    let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));
+    let [c1, c2, by_path] = ["c1", "c2", "by-path"].map(|name| case.netns(name));
     let switch = case.switch(&[]);
+    switch.attach("by-path", &by_path, &["--ip", "172.17.0.9"]);
     let mut sleepers = Vec::new();
     for (name, netns) in [("c1", &c1), ("c2", &c2)] {
         let sleeper = netns.command("sleep").arg("60").spawn().expect("sleep");
