@@ -128,15 +128,14 @@ impl Datapath {
             bytes[8..].copy_from_slice(&random.next_u64().to_le_bytes());
             bytes
         };
-        let (flow_key, nat_key) = (fresh(), fresh());
-        let frag_keys = (random.next_u64(), random.next_u64());
+        let (flow_key, frag_key, nat_key) = (fresh(), fresh(), fresh());
         Datapath {
             ports: Ports::default(),
             networks: Vec::new(),
             network_names: HashMap::with_hasher(key.clone()),
             routes: Routes::default(),
             flows: Table::new(config.conntrack, flow_key),
-            frags: frag::Table::new(frag_keys),
+            frags: frag::Table::new(frag_key),
             nat: Nat::new(key.clone(), Random::new(nat_key)),
             uplink: None,
             icmp_limit: Limiter::new(key.clone(), now),

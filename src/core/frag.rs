@@ -30,13 +30,12 @@
 //! RFC 791 3.2, RFC 815, RFC 1858, RFC 3128, RFC 5722; Linux net/ipv4/ip_fragment.c, net/ipv4/inet_fragment.c.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher;
 use std::mem;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use siphasher::sip::SipHasher13;
 
+use super::hash::Keyed;
 use super::port::PortId;
 use super::time::Instant;
 use crate::frame::{Fragment, Frame, L3};
@@ -212,7 +211,7 @@ const _: () = assert!(mem::size_of::<Held>() <= HELD_PRICE);
 
 /// The datagrams whose fragments are on their way.
 pub struct Table {
-    datagrams: HashMap<Id, Datagram, SipKeys>,
+    datagrams: HashMap<Id, Datagram, Keyed>,
     by_age: BTreeMap<Age, Id>,
     by_owner: BTreeMap<(PortId, Age), Key>,
     /// What each owner uses, bytes; who uses nothing is not there.
@@ -225,10 +224,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table; `keys` are random and secret, so that nobody can choose what collides.
-    pub fn new(keys: (u64, u64)) -> Table {
+    /// An empty table; `key` is random and secret, so that nobody can choose what collides.
+    pub fn new(key: [u8; 16]) -> Table {
         Table {
-            datagrams: HashMap::with_hasher(SipKeys(keys.0, keys.1)),
+            datagrams: HashMap::with_hasher(Keyed::new(key)),
             by_age: BTreeMap::new(),
             by_owner: BTreeMap::new(),
             used: BTreeMap::new(),
@@ -534,17 +533,6 @@ fn transport_header(protocol: u8) -> u32 {
         proto::UDP => udp::LEN as u32,
         proto::ICMP => icmp::LEN as u32,
         _ => 0,
-    }
-}
-
-/// Builds hashers with the table's keys.
-struct SipKeys(u64, u64);
-
-impl BuildHasher for SipKeys {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0, self.1)
     }
 }
 

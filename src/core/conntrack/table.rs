@@ -29,13 +29,12 @@
 //! # References
 //! `nf_conntrack_core.c` (`early_drop`), RFC 6888 REQ-3 and REQ-4 (limits per subscriber), C4, C5, R31, X12-X14.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::ops::Index;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use siphasher::sip::SipHasher13;
 
 use super::flow::{Flow, Rank, mark};
 use super::index::Index as TupleIndex;
@@ -45,6 +44,7 @@ use super::tcp::{Context, Outcome, State, Tcp};
 use super::timeouts::{Class, Timeouts};
 use super::tuple::{self, FiveTuple, Query};
 use super::{Direction, FlowId, Full, Invalid, L4, OwnerId, Tentative, Track};
+use crate::core::hash::Keyed;
 use crate::core::time::Instant;
 
 /// The most that [`Config::limit`] can be: a [`FlowId`] has 24 bits for the place.
@@ -150,18 +150,6 @@ struct Owner {
     ranks: [Ends; Rank::COUNT],
 }
 
-/// The keyed hash: a container chooses its ports and can time us (X14).
-#[derive(Clone)]
-struct Key(SipHasher13);
-
-impl BuildHasher for Key {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        self.0
-    }
-}
-
 /// What a million flows cost, all in.
 const _: () = assert!(1_000_000 * (size_of::<Flow>() + size_of::<Node>()) + TupleIndex::bytes(2_000_000) < 300 << 20);
 
@@ -170,7 +158,7 @@ const _: () = assert!(LISTS <= u128::BITS as usize);
 
 /// The flows.
 pub struct Table {
-    key: Key,
+    key: Keyed,
     index: TupleIndex,
     flows: Vec<Flow>,
     /// In step with `flows`.
@@ -180,7 +168,7 @@ pub struct Table {
     lists: [Ends; LISTS],
     /// Bit n: list n has a member.
     busy: u128,
-    owners: HashMap<OwnerId, Owner, Key>,
+    owners: HashMap<OwnerId, Owner, Keyed>,
     micros: [u64; Class::COUNT],
     limit: u32,
     quota: u32,
@@ -192,7 +180,7 @@ impl Table {
     /// An empty table. `key` must be unguessable: it keeps containers from making tuples that collide.
     pub fn new(config: Config, key: [u8; 16]) -> Table {
         let limit = config.limit.clamp(1, LIMIT_MAX);
-        let key = Key(SipHasher13::new_with_key(&key));
+        let key = Keyed::new(key);
         Table {
             index: TupleIndex::new(2 * limit as usize),
             flows: Vec::with_capacity(limit as usize),
@@ -511,9 +499,7 @@ impl Table {
 
     #[inline]
     fn hash(&self, tuple: &FiveTuple) -> u64 {
-        let mut hasher = self.key.0;
-        tuple.hash(&mut hasher);
-        hasher.finish()
+        self.key.hash_one(tuple)
     }
 
     #[inline]

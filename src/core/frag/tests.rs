@@ -354,7 +354,7 @@ const KNOWN: Later = Later::Known(PORTS);
 const OVERLAP: Later = Later::Drop(Why::Overlap);
 
 fn table() -> Table {
-    Table::new((1, 2))
+    Table::new([7; 16])
 }
 
 fn key(id: u32) -> Key {
