@@ -4,7 +4,8 @@
 //! [`Datapath`] owns all state; nothing else does. The world calls four verbs: [`Datapath::input`] with a frame that was
 //! read, [`Datapath::apply`] with a command, [`Datapath::handle_timeout`] when [`Datapath::next_timeout`] has come, and
 //! [`Datapath::query`] to look. Each sends what it must by [`World::transmit`] before it returns; nothing is left
-//! undrained.
+//! undrained. A short frame may be taken by [`World::defer`] instead: the world writes several at once, and says by
+//! [`Datapath::settle`] what became of each.
 //!
 //! ```text
 //!              input(port)
@@ -24,6 +25,7 @@
 //! - No source of a masqueraded network leaves by the uplink: the last step before the uplink checks it again.
 //! - Work is bounded by the frame: nothing here walks flows, and only a flood walks ports.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -113,6 +115,16 @@ pub struct Datapath {
     pub(super) departed: Counters,
     /// Transmissions since [`Datapath::take_work`].
     work: u32,
+    /// Transmissions that the world deferred, in its order.
+    deferred: VecDeque<Deferred>,
+}
+
+/// A transmission whose outcome the world still owes.
+#[derive(Clone, Copy, Debug)]
+struct Deferred {
+    from: PortId,
+    to: PortId,
+    bytes: usize,
 }
 
 impl Datapath {
@@ -149,6 +161,7 @@ impl Datapath {
             segment_scratch: Vec::new(),
             departed: Counters::default(),
             work: 0,
+            deferred: VecDeque::new(),
         }
     }
 
@@ -210,6 +223,13 @@ impl Datapath {
     /// How many transmissions there were since the last call: what the sender of a flood is charged.
     pub fn take_work(&mut self) -> u32 {
         std::mem::take(&mut self.work)
+    }
+
+    /// What became of the oldest transmission that [`World::defer`] took.
+    pub fn settle(&mut self, sent: Sent) {
+        if let Some(Deferred { from, to, bytes }) = self.deferred.pop_front() {
+            self.account(from, to, sent, bytes);
+        }
     }
 
     /// Container to switch: guard, learn, then by destination.
@@ -363,6 +383,10 @@ impl Datapath {
             caps == Caps::FULL || frame.gso() == Gso::None && (caps.vnet || frame.checksum() != L4Checksum::Partial);
         let sent = if simple {
             self.work += 1;
+            if world.defer(to, frame.out()) {
+                self.deferred.push_back(Deferred { from, to, bytes });
+                return;
+            }
             world.transmit(to, frame.out())
         } else {
             // One failure is the frame's: its segments make one packet train, and a loss must not hide behind the last.

@@ -54,6 +54,13 @@ pub trait World {
     /// Hands a frame to a port's device; never blocks, never keeps the bytes.
     fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent;
 
+    /// The same, at the world's leisure: `true` if it has taken a copy of a short frame, to transmit it soon and in its
+    /// order, and will then say what became of it by [`super::datapath::Datapath::settle`], once for each it took.
+    fn defer(&mut self, port: PortId, frame: FrameOut<'_>) -> bool {
+        let _ = (port, frame);
+        false
+    }
+
     /// Is anybody capturing? Asked before each [`World::capture`], so that nobody pays who does not look.
     fn capturing(&self) -> bool {
         false

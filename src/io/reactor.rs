@@ -15,10 +15,14 @@
 //! the others for longer than a turn's budget. A batch is bounded by bytes and not by frames, so that 64 KiB
 //! super-frames stay in the cache.
 //!
+//! A write wakes its receiver, which often takes the CPU at once; afterwards our code and tables are cold. So short frames
+//! are copied into an [`Outbox`] and written [`BATCH`] at a time: one cold start for many frames. The first frame of a
+//! port's turn is written at once, for then nothing is known to come after it.
+//!
 //! Other threads put a [`Job`] into the channel and wake the loop; jobs run between turns.
 //!
 //! # Limits
-//! [`QUANTUM`] bytes a port and turn; [`JOBS_PER_TURN`] jobs a turn.
+//! [`QUANTUM`] bytes a port and turn; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of [`SHORT`] bytes wait to be written.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -41,6 +45,7 @@ use super::uplink::Uplink;
 use crate::core::command::{Answer, Applied, Command, Query, UplinkConfig};
 use crate::core::datapath::{Config, Datapath};
 use crate::core::port::PortId;
+use crate::core::time::Instant;
 use crate::core::world::{Point, Sent, World};
 use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
 use crate::wire::vnet;
@@ -51,8 +56,10 @@ const QUANTUM: i64 = 256 * 1024;
 const MIN_CHARGE: i64 = 4096;
 /// What a microsecond costs, bytes: about the rate of small frames and of super-frames alike.
 const CHARGE_PER_MICRO: i64 = 2048;
-/// Frames between two looks at the clock.
-const FRAMES_PER_LOOK: u32 = 8;
+/// Frames between two looks at the clock, and between two writings of what waits.
+const BATCH: usize = 16;
+/// The longest frame that waits, bytes: one of the usual MTU with its headers. Copying longer ones costs more than it saves.
+const SHORT: usize = 2048;
 /// Jobs between two turns.
 const JOBS_PER_TURN: usize = 16;
 /// Jobs under way.
@@ -95,6 +102,14 @@ struct Entry {
     deficit: i64,
 }
 
+/// How reading from a port ended.
+enum End {
+    /// Not at all.
+    More,
+    Empty,
+    Gone,
+}
+
 /// Devices by the slot of their port's id.
 #[derive(Default)]
 struct Devices {
@@ -121,26 +136,70 @@ impl Devices {
     }
 }
 
+/// Short frames that wait to be written together. Empty between two ports' turns.
+struct Outbox {
+    /// Is anything taken?
+    open: bool,
+    /// Whose, and where in `bytes` each ends.
+    frames: Vec<(PortId, usize)>,
+    /// With their virtio headers, one after the other.
+    bytes: Vec<u8>,
+    /// What became of those written, for the core.
+    written: Vec<Sent>,
+}
+
+impl Outbox {
+    fn new() -> Outbox {
+        Outbox {
+            open: false,
+            frames: Vec::with_capacity(BATCH),
+            bytes: Vec::with_capacity(BATCH * SHORT),
+            written: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes a copy, if there is room.
+    #[inline]
+    fn take(&mut self, port: PortId, frame: FrameOut<'_>) -> bool {
+        let bytes = frame.with_vnet();
+        if !self.open || bytes.len() > SHORT || self.frames.len() == BATCH {
+            return false;
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.frames.push((port, self.bytes.len()));
+        true
+    }
+
+    fn write(&mut self, devices: &mut Devices) {
+        let mut from = 0;
+        for &(port, end) in &self.frames {
+            self.written.push(write_frame(devices, port, FrameOut::from_bytes(&self.bytes[from..end])));
+            from = end;
+        }
+        self.frames.clear();
+        self.bytes.clear();
+    }
+}
+
 /// The world as the core sees it: devices, and maybe somebody who captures.
 struct Wire<'a> {
     devices: &'a mut Devices,
+    outbox: &'a mut Outbox,
     capture: &'a mut Option<Capture>,
 }
 
 impl World for Wire<'_> {
     #[inline]
     fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
-        let Some(entry) = self.devices.get_mut(port) else { return Sent::Gone };
-        let bytes = if entry.vnet { frame.with_vnet() } else { frame.packet() };
-        match entry.role.device().write(bytes) {
-            Ok(_) => Sent::Ok,
-            Err(error) => match WriteError::from(error) {
-                WriteError::Down => Sent::Down,
-                WriteError::Gone => Sent::Gone,
-                WriteError::Refused => Sent::Refused,
-                WriteError::Full | WriteError::Other(_) => Sent::Failed,
-            },
+        if !self.outbox.frames.is_empty() {
+            self.outbox.write(self.devices); // no frame overtakes another
         }
+        write_frame(self.devices, port, frame)
+    }
+
+    #[inline]
+    fn defer(&mut self, port: PortId, frame: FrameOut<'_>) -> bool {
+        self.outbox.take(port, frame)
     }
 
     #[inline]
@@ -192,6 +251,7 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
         clock,
         notifier: start.notifier,
         capture: None,
+        outbox: Outbox::new(),
         buf: vec![0; BUFFER_LEN],
         stop: false,
     };
@@ -265,6 +325,7 @@ struct Reactor {
     clock: Clock,
     notifier: Notifier,
     capture: Option<Capture>,
+    outbox: Outbox,
     /// One frame, with headroom.
     buf: Vec<u8>,
     stop: bool,
@@ -313,7 +374,10 @@ impl Reactor {
         }
         let now = self.clock.now();
         if due.is_some_and(|at| at <= now) {
-            self.datapath.handle_timeout(now, &mut Wire { devices: &mut self.devices, capture: &mut self.capture });
+            self.datapath.handle_timeout(
+                now,
+                &mut Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture },
+            );
             self.datapath.take_work();
         }
         for _ in 0..JOBS_PER_TURN {
@@ -343,59 +407,71 @@ impl Reactor {
     fn serve(&mut self, id: PortId) {
         let Some(entry) = self.devices.get_mut(id) else { return };
         entry.deficit = (entry.deficit + QUANTUM).min(QUANTUM);
-        let (mut deficit, has_header) = (entry.deficit, entry.vnet);
-        let began = self.clock.now();
-        let mut now = began;
-        let mut time_charged: i64 = 0;
-        let mut bytes_charged: i64 = 0;
-        let mut since_look = 0;
+        let has_header = entry.vnet;
+        let mut deficit = entry.deficit;
+        let mut now = self.clock.now();
         while deficit > 0 {
-            let read = match self.devices.get_mut(id) {
-                Some(entry) => read_frame(entry.role.device(), has_header, &mut self.buf),
-                None => return,
-            };
-            match read {
-                Ok(Some(len)) => {
-                    let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
-                    self.datapath.input(id, &mut self.buf, len, now, &mut wire);
-                    let work = self.datapath.take_work();
-                    let extra = i64::from(work.saturating_sub(1)) * (len as i64).max(MIN_CHARGE);
-                    bytes_charged += (len as i64).max(MIN_CHARGE) + extra;
-                    since_look += 1;
-                    if since_look >= FRAMES_PER_LOOK || work > FRAMES_PER_LOOK {
-                        since_look = 0;
-                        now = self.clock.now();
-                        let micros = now.micros() - began.micros();
-                        time_charged = i64::try_from(micros).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO;
-                    }
-                    deficit = self.devices.get_mut(id).map_or(0, |e| e.deficit) - bytes_charged.max(time_charged);
-                }
-                Ok(None) => {
-                    // A frame shorter than its virtio header cannot be; nothing to charge but the call.
-                    bytes_charged += MIN_CHARGE;
-                    deficit -= MIN_CHARGE;
-                }
-                Err(ReadError::Empty) => {
+            let (charge, end) = self.batch(id, has_header, now);
+            self.outbox.write(&mut self.devices);
+            self.outbox.open = false;
+            for sent in self.outbox.written.drain(..) {
+                self.datapath.settle(sent);
+            }
+            match end {
+                End::More => {}
+                End::Empty => {
                     if let Some(entry) = self.devices.get_mut(id) {
                         entry.ready = false;
                         entry.deficit = 0;
                     }
                     return;
                 }
-                // The kernel could not put one frame's offload into a virtio header, and has dropped it
-                // (tun_put_user, `virtio_net_hdr_from_skb`): the next is another matter.
-                Err(ReadError::Other(Errno::INVAL)) => {
-                    self.datapath.count_unreadable(id);
-                    bytes_charged += MIN_CHARGE;
-                    deficit -= MIN_CHARGE;
-                }
-                Err(ReadError::Gone | ReadError::Other(_)) => return self.lose(id),
+                End::Gone => return self.lose(id),
             }
+            let before = now;
+            now = self.clock.now();
+            let micros = now.micros() - before.micros();
+            let time = i64::try_from(micros).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO;
+            deficit -= charge.max(time);
+            self.outbox.open = true; // more are likely now
         }
+        self.outbox.open = false;
         if let Some(entry) = self.devices.get_mut(id) {
             entry.deficit = deficit.max(-16 * QUANTUM);
             self.ready.push_back(id);
         }
+    }
+
+    /// Reads up to [`BATCH`] frames of a port, and what they cost in bytes.
+    fn batch(&mut self, id: PortId, has_header: bool, now: Instant) -> (i64, End) {
+        let mut charge = 0;
+        for _ in 0..BATCH {
+            let Some(entry) = self.devices.get_mut(id) else { return (charge, End::Empty) };
+            match read_frame(entry.role.device(), has_header, &mut self.buf) {
+                Ok(Some(len)) => {
+                    let mut wire =
+                        Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
+                    self.datapath.input(id, &mut self.buf, len, now, &mut wire);
+                    let work = self.datapath.take_work();
+                    charge += i64::from(work.max(1)) * (len as i64).max(MIN_CHARGE);
+                    if work > BATCH as u32 || len > SHORT {
+                        return (charge, End::More);
+                    }
+                    self.outbox.open = true;
+                }
+                // A frame shorter than its virtio header cannot be; nothing to charge but the call.
+                Ok(None) => charge += MIN_CHARGE,
+                Err(ReadError::Empty) => return (charge, End::Empty),
+                // The kernel could not put one frame's offload into a virtio header, and has dropped it
+                // (tun_put_user, `virtio_net_hdr_from_skb`): the next is another matter.
+                Err(ReadError::Other(Errno::INVAL)) => {
+                    self.datapath.count_unreadable(id);
+                    charge += MIN_CHARGE;
+                }
+                Err(ReadError::Gone | ReadError::Other(_)) => return (charge, End::Gone),
+            }
+        }
+        (charge, End::More)
     }
 
     /// The device is out of order: no more events of it, and whoever attached it is told.
@@ -410,7 +486,7 @@ impl Reactor {
         if is_uplink {
             // It stays in the listings, as down: nobody attached it, so nobody detaches it.
             log::error!("the uplink's device is gone: nothing reaches the world any more; restart pontoon");
-            let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+            let mut wire = Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
             if let Err(error) = self.datapath.apply(Command::Link { port: id, up: false }, self.clock.now(), &mut wire)
             {
                 log::warn!("{id}: cannot be marked as down: {error}");
@@ -426,7 +502,8 @@ impl Reactor {
         // An asker that has given up waiting is none of our business: the sends below may fail.
         match job {
             Job::Apply(command, answer) => {
-                let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+                let mut wire =
+                    Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
                 let applied = self.datapath.apply(command, now, &mut wire);
                 let _ = answer.send(applied.map_err(SwitchError::from));
             }
@@ -495,7 +572,7 @@ impl Reactor {
         fd: std::os::fd::RawFd,
     ) -> Result<PortId, SwitchError> {
         let now = self.clock.now();
-        let mut wire = Wire { devices: &mut self.devices, capture: &mut self.capture };
+        let mut wire = Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
         let Applied::Uplink(port) = self.datapath.apply(Command::SetUplink(config), now, &mut wire)? else {
             unreachable!("the first uplink is given a port");
         };
@@ -521,6 +598,21 @@ impl Reactor {
             Role::Tap(tap) => Some(tap),
             Role::Uplink(_) => None,
         }
+    }
+}
+
+#[inline]
+fn write_frame(devices: &mut Devices, port: PortId, frame: FrameOut<'_>) -> Sent {
+    let Some(entry) = devices.get_mut(port) else { return Sent::Gone };
+    let bytes = if entry.vnet { frame.with_vnet() } else { frame.packet() };
+    match entry.role.device().write(bytes) {
+        Ok(_) => Sent::Ok,
+        Err(error) => match WriteError::from(error) {
+            WriteError::Down => Sent::Down,
+            WriteError::Gone => Sent::Gone,
+            WriteError::Refused => Sent::Refused,
+            WriteError::Full | WriteError::Other(_) => Sent::Failed,
+        },
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Claim, claims};
 
 pub const CLAIMS: &[Claim] = claims![
     connections_survive_a_stopped_switch,
+    frames_that_waited_arrive_in_their_order,
     a_client_that_reads_nothing_delays_nobody,
     without_its_helper_an_attach_says_so_and_traffic_goes_on,
     at_rest_nobody_wakes_up needs "sleep",
@@ -47,6 +48,29 @@ fn connections_survive_a_stopped_switch() {
         far.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
         std::io::Read::read_exact(&mut &*far, &mut heard).expect("it arrives after all");
         say(far, near, "and back").expect("heard");
+    }
+}
+
+/// Short frames are written together and long ones at once; none may overtake another.
+fn frames_that_waited_arrive_in_their_order() {
+    let case = Case::new();
+    let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));
+    let switch = case.switch(&["--mtu", "9000"]);
+    switch.attach("c1", &c1, &[]);
+    switch.attach("c2", &c2, &[]);
+    let from = c1.udp(SocketAddrV4::new(C1, 0));
+    let to = c2.udp(SocketAddrV4::new(C2, 4000));
+    let there = SocketAddrV4::new(C2, 4000);
+    from.send("so that neighbours are known", there).expect("sent");
+    to.recv().expect("it arrives");
+    switch.signal(Signal::STOP);
+    let text = |number: usize| format!("{number:0len$}", len = if number.is_multiple_of(3) { 5000 } else { 5 });
+    for number in 0..40 {
+        from.send(&text(number), there).expect("sent");
+    }
+    switch.signal(Signal::CONT);
+    for number in 0..40 {
+        assert_eq!(to.recv().expect("it arrives after all").0, text(number));
     }
 }
 

@@ -351,6 +351,26 @@ fn link_down_flushes_what_its_port_taught_and_disturbs_nobody() {
     assert!(ports.iter().all(|p| p.state == "up"), "a frame that was taken says that the link is up");
 }
 
+// X18, B20
+#[test]
+fn frames_written_together_are_each_booked_where_they_came_from() {
+    let (mut net, a, b, c) = three();
+    let before: Vec<_> = [a.port, b.port, c.port].iter().map(|p| net.port(*p).tx.frames).collect();
+    net.batch();
+    net.send(&a, &frame(b.mac, a.mac, LOCAL, b"one"));
+    net.send(&c, &frame(a.mac, c.mac, LOCAL, b"two"));
+    net.send(&b, &frame(c.mac, b.mac, LOCAL, b"three"));
+    net.world.answers.insert(a.port, Sent::Down);
+    net.world.answers.insert(c.port, Sent::Refused);
+    net.write_deferred();
+    assert_eq!((net.dropped(c.port, "link-down"), net.dropped(b.port, "offload-refused")), (1, 1));
+    assert_eq!(net.port(a.port).drops, [], "its frame arrived");
+    assert_eq!(counts(&mut net, &[a, b, c]), [0, 1, 0]);
+    let after: Vec<_> = [a.port, b.port, c.port].iter().map(|p| net.port(*p).tx.frames).collect();
+    assert_eq!(after, [before[0], before[1] + 1, before[2]]);
+    assert_eq!(net.port(a.port).state, "down");
+}
+
 // X18
 #[test]
 fn totals_keep_what_was_dropped_of_ports_that_are_gone() {

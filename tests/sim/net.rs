@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use pontoon::core::command::{
-    Answer, Applied, Command, CommandError, EndpointRequest, FlowView, MacChoice, NetworkConfig, Publication, Query,
-    StatsView, Transport, UplinkConfig,
+    Answer, Applied, Command, CommandError, EndpointRequest, FlowView, MacChoice, NetworkConfig, PortView, Publication,
+    Query, StatsView, Transport, UplinkConfig,
 };
 use pontoon::core::datapath::{Config, Datapath};
 use pontoon::core::port::PortId;
@@ -82,10 +82,15 @@ pub struct Recorder {
     pub next: HashMap<PortId, VecDeque<Sent>>,
     pub capture: bool,
     pub points: Vec<(Point, Vec<u8>)>,
+    /// Are short frames taken to be written later, as the real event loop does?
+    patient: bool,
+    waiting: VecDeque<(PortId, Vec<u8>)>,
+    /// What became of those that were.
+    outcomes: Vec<Sent>,
 }
 
-impl World for Recorder {
-    fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
+impl Recorder {
+    fn write(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
         let next = self.next.get_mut(&port).and_then(VecDeque::pop_front);
         if let Some(answer) = next.or_else(|| self.answers.get(&port).copied()) {
             return answer;
@@ -94,6 +99,28 @@ impl World for Recorder {
         let out = Out { vnet: frame.vnet(), bytes: frame.packet().to_vec(), ethernet };
         self.out.entry(port).or_default().push_back(out);
         Sent::Ok
+    }
+
+    fn write_waiting(&mut self) {
+        while let Some((port, bytes)) = self.waiting.pop_front() {
+            let sent = self.write(port, FrameOut::from_bytes(&bytes));
+            self.outcomes.push(sent);
+        }
+    }
+}
+
+impl World for Recorder {
+    fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
+        self.write_waiting(); // no frame overtakes another
+        self.write(port, frame)
+    }
+
+    fn defer(&mut self, port: PortId, frame: FrameOut<'_>) -> bool {
+        let take = self.patient && frame.with_vnet().len() <= 2048;
+        if take {
+            self.waiting.push_back((port, frame.with_vnet().to_vec()));
+        }
+        take
     }
 
     fn capturing(&self) -> bool {
@@ -120,6 +147,7 @@ pub struct Net {
     pub uplink: Option<PortId>,
     buf: Vec<u8>,
     names: usize,
+    batching: bool,
 }
 
 /// A network's configuration with a subnet whose first host is the gateway.
@@ -153,7 +181,7 @@ impl Net {
         config.conntrack.limit = config.conntrack.limit.min(4096);
         let now = Instant::from_secs(1_000_000);
         let dp = Datapath::new(config, *b"a seed of thirty-two known bytes", now);
-        Net { dp, world: Recorder::default(), now, uplink: None, buf: vec![0; BUFFER_LEN], names: 0 }
+        Net { dp, world: Recorder::default(), now, uplink: None, buf: vec![0; BUFFER_LEN], names: 0, batching: false }
     }
 
     pub fn try_apply(&mut self, command: Command) -> Result<Applied, CommandError> {
@@ -233,7 +261,25 @@ impl Net {
     pub fn input(&mut self, port: PortId, header: VnetHeader, bytes: &[u8]) {
         header.write(&mut self.buf[HEADROOM - vnet::LEN..]);
         self.buf[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
+        self.world.patient = true;
         self.dp.input(port, &mut self.buf, bytes.len(), self.now, &mut self.world);
+        if !self.batching {
+            self.write_deferred();
+        }
+    }
+
+    /// What the datapath sends from now on waits until [`Net::write_deferred`].
+    pub fn batch(&mut self) {
+        self.batching = true;
+    }
+
+    /// Writes what waits, and tells the datapath how that went.
+    pub fn write_deferred(&mut self) {
+        (self.batching, self.world.patient) = (false, false);
+        self.world.write_waiting();
+        for sent in self.world.outcomes.drain(..) {
+            self.dp.settle(sent);
+        }
     }
 
     /// A frame as it is.
@@ -342,8 +388,12 @@ impl Net {
     }
 
     pub fn drops(&mut self, port: PortId) -> Vec<(&'static str, u64)> {
+        self.port(port).drops
+    }
+
+    pub fn port(&mut self, port: PortId) -> PortView {
         let Answer::Ports(ports) = self.query(Query::Ports) else { unreachable!() };
-        ports.into_iter().find(|p| p.port == port).expect("the port is there").drops
+        ports.into_iter().find(|p| p.port == port).expect("the port is there")
     }
 
     /// Publishes ports of container `name`.
