@@ -21,5 +21,7 @@ pub mod network;
 mod options;
 pub mod port;
 pub mod route;
+pub mod socket;
+pub mod split;
 pub mod time;
 pub mod world;

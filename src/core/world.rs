@@ -61,6 +61,11 @@ pub trait World {
         false
     }
 
+    /// The host's sockets, if there are any.
+    fn sockets(&mut self) -> Option<&mut dyn super::socket::Sockets> {
+        None
+    }
+
     /// Is anybody capturing? Asked before each [`World::capture`], so that nobody pays who does not look.
     fn capturing(&self) -> bool {
         false

@@ -1,0 +1,225 @@
+//! Host sockets as the core sees them: the other half of [`super::world::World`], for an uplink that needs no privilege.
+//!
+//! # Theory of operation
+//! The core names every socket by a [`SocketId`] that it chose itself, and asks the world to make, use and close it. No
+//! call blocks. Readiness comes back as [`Ready`], by edge: after a call answered [`Failure::WouldBlock`] the world says
+//! when it is worth trying again, once. Who stops earlier must remember that there is more.
+//!
+//! What a host refuses comes as a [`Failure`], in the few kinds that a container can be told (an RST, an ICMP error,
+//! silence); the world maps errno to them in one place.
+
+use std::num::NonZeroU16;
+
+use crate::wire::addr::Addr;
+
+/// A socket, by a number that the core chose: the low 20 bits are a slot, the others count how often it was used, so that
+/// a late event for a socket that is gone meets nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
+impl SocketId {
+    /// Sockets that can exist at once.
+    pub const MAX: usize = 1 << 20;
+
+    /// Its place in a table.
+    #[inline]
+    pub fn slot(self) -> usize {
+        self.0 as usize & (SocketId::MAX - 1)
+    }
+}
+
+/// An address and a port; of an ICMP socket the port is the identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    pub addr: Addr,
+    pub port: u16,
+}
+
+/// What became possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Data, an end, a connection to accept.
+    pub readable: bool,
+    /// Room to send, or a connection came about.
+    pub writable: bool,
+    /// Something failed: the next call, or the error queue, says what.
+    pub error: bool,
+}
+
+/// Why the host did not do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Not now (EAGAIN); [`Ready`] tells when.
+    WouldBlock,
+    /// ECONNREFUSED.
+    Refused,
+    /// ECONNRESET, ECONNABORTED, EPIPE.
+    Reset,
+    /// ETIMEDOUT.
+    TimedOut,
+    /// EHOSTUNREACH, EHOSTDOWN.
+    HostUnreachable,
+    /// ENETUNREACH, ENETDOWN.
+    NetUnreachable,
+    /// EPERM, EACCES: a packet filter of the host, or a privileged port.
+    Prohibited,
+    /// EADDRNOTAVAIL: no local port is left, or the address is not the host's.
+    NoAddress,
+    /// EADDRINUSE.
+    InUse,
+    /// EMFILE, ENFILE: no descriptor is left.
+    NoFiles,
+    /// ENOBUFS, ENOMEM.
+    NoMemory,
+    /// EMSGSIZE.
+    TooLong,
+    /// Any other errno.
+    Other(i32),
+}
+
+/// How a socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The peer is told that the data ended here: a FIN, after what is still to be sent.
+    Orderly,
+    /// The peer is told that something went wrong: an RST.
+    Reset,
+}
+
+/// A connection that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The client.
+    pub peer: Endpoint,
+    /// The address that it asked for.
+    pub local: Endpoint,
+}
+
+/// Of which protocol a datagram socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Datagrams {
+    /// UDP.
+    Udp,
+    /// ICMP echo requests, without privilege (net.ipv4.ping_group_range).
+    Ping,
+}
+
+/// How a datagram is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendHow {
+    /// The payload is several datagrams of this length, the last may be shorter (UDP_SEGMENT).
+    pub segment: Option<NonZeroU16>,
+    /// Never fragment: too long a datagram is [`Failure::TooLong`].
+    pub dont_fragment: bool,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Time to live, 1 to 255.
+    pub ttl: u8,
+    /// The source address, one of the host's own; `None`: as the host chooses.
+    pub from: Option<Addr>,
+}
+
+/// A datagram that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes in the buffer. 0 is a datagram, and no end.
+    pub len: usize,
+    /// There was more than the buffer holds.
+    pub truncated: bool,
+    /// Who sent it.
+    pub from: Endpoint,
+    /// The address it was sent to (IP_PKTINFO), if the host said so.
+    pub to: Option<Addr>,
+    /// The bytes are several datagrams of this length, the last may be shorter (UDP_GRO).
+    pub segment: Option<NonZeroU16>,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Time to live as it came; of an echo reply too.
+    pub ttl: u8,
+}
+
+/// An ICMP error that a datagram of ours met (IP_RECVERR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramError {
+    /// Where the datagram was sent.
+    pub to: Endpoint,
+    /// Type and code of the ICMP error; `None`: the host itself refused it, for this reason.
+    pub icmp: Result<(u8, u8), Failure>,
+    /// The MTU it tells, bytes; 0 if it tells none.
+    pub mtu: u32,
+    /// Who sent the error, if a router or host did.
+    pub offender: Option<Addr>,
+}
+
+/// What kind of destination the host takes an address for (its local and main routing tables).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Another host.
+    Unicast,
+    /// The host itself (RTN_LOCAL).
+    Local,
+    /// A broadcast address of a link of the host (RTN_BROADCAST).
+    Broadcast,
+    /// The host refuses to go there, or knows no way.
+    Unreachable,
+}
+
+/// The host's sockets. Every `id` was made by the core, and is the caller's to close; a call with one that is not open
+/// answers `Failure::Other(EBADF)`.
+pub trait Sockets {
+    /// Begins a TCP connection. It is under way when this is `Ok`: [`Ready::writable`] tells that it is decided, and
+    /// [`Sockets::outcome`] how. The socket is set up so that whatever ends it before [`Sockets::finish`] resets it, sends
+    /// without delay, and keeps urgent data in line.
+    fn connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Failure>;
+
+    /// Is it connected? `WouldBlock`: not decided yet.
+    fn outcome(&mut self, id: SocketId) -> Result<(), Failure>;
+
+    /// Listens for TCP connections.
+    fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure>;
+
+    /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`].
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> Result<Accepted, Failure>;
+
+    /// Refuses clients from now on (`false`), keeping the port; or takes them again (`true`).
+    fn admit(&mut self, listener: SocketId, admit: bool) -> Result<(), Failure>;
+
+    /// Sends stream data; how many bytes were taken, at least 1.
+    fn send(&mut self, id: SocketId, bytes: &[u8]) -> Result<usize, Failure>;
+
+    /// Sends one byte of urgent data (MSG_OOB).
+    fn send_urgent(&mut self, id: SocketId, byte: u8) -> Result<(), Failure>;
+
+    /// Receives stream data; 0 is the peer's end.
+    fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure>;
+
+    /// No more data follows (`shutdown(SHUT_WR)`); from now on a close is orderly.
+    fn finish(&mut self, id: SocketId) -> Result<(), Failure>;
+
+    /// Sets time to live and type of service of a connection's packets; the host may ignore it.
+    fn mark(&mut self, id: SocketId, ttl: u8, tos: u8);
+
+    /// Asks the host to probe an idle peer (SO_KEEPALIVE).
+    fn keepalive(&mut self, id: SocketId);
+
+    /// Opens a datagram socket at an address and port; port 0: any, address unspecified: all. Where it is bound.
+    fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure>;
+
+    /// Sends one datagram, or several of one length.
+    fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure>;
+
+    /// Receives one datagram, or several of one length from one peer.
+    fn recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, Failure>;
+
+    /// The next ICMP error, if there is one. The payload of the datagram it is about is not given.
+    fn next_error(&mut self, id: SocketId) -> Option<DatagramError>;
+
+    /// Ends a socket, at once and for good.
+    fn close(&mut self, id: SocketId, how: Close);
+
+    /// What the host takes `addr` for.
+    fn route_kind(&mut self, addr: Addr) -> RouteKind;
+
+    /// How many sockets more the process may have (RLIMIT_NOFILE less what is open and what is reserved).
+    fn room(&self) -> usize;
+}

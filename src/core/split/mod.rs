@@ -1,0 +1,46 @@
+//! The far end of containers' connections, over host sockets: an uplink that needs no privilege.
+//!
+//! # Theory of operation
+//! A packet that the router would send by the uplink ends here. `tcp` plays the far host: it answers the container's
+//! segments and passes their data to a host socket, and the other way round. `udp` gives each inside endpoint a host
+//! socket of its own, `ping` each echo identifier. Nothing of the host's packets is seen, and nothing of the
+//! container's is sent: only data crosses.
+//!
+//! ```text
+//!  container --frame--> router --> Split::input --payload--> host socket
+//!  container <--frame-- router <-- Lower::deliver <--payload-- Split::socket_ready
+//! ```
+//!
+//! The engines are given a [`Lower`]: what they need of the router below and of the host's sockets beside them.
+
+use super::network::NetworkId;
+use super::port::PortId;
+use super::socket::Sockets;
+use crate::frame::Frame;
+
+/// Which container a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub port: PortId,
+    pub network: NetworkId,
+}
+
+/// What an engine needs around it.
+pub trait Lower {
+    /// The host's sockets.
+    fn sockets(&mut self) -> &mut dyn Sockets;
+
+    /// Sends an IP packet into a network: to the station that has its destination, which may have to be asked for first.
+    /// `frame` begins with the IP header (parsed as [`crate::frame::Link::Ip`]) and has headroom for a link header. It may
+    /// ask for segmentation and a partial checksum, and is not kept; a bridge's or device's refusal is counted there.
+    fn deliver(&mut self, network: NetworkId, frame: &mut Frame<'_>);
+
+    /// The MTU of a network's devices, bytes.
+    fn mtu(&self, network: NetworkId) -> usize;
+
+    /// The gateway's address in a network.
+    fn gateway(&self, network: NetworkId) -> Option<crate::wire::addr::Addr>;
+
+    /// An unguessable number.
+    fn random(&mut self) -> u64;
+}
