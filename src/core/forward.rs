@@ -93,6 +93,15 @@ impl Facts {
             Facts::Other => conntrack::L4::Other,
         }
     }
+
+    /// Can it be in this direction of its flow? An ICMP question and its answer have the same tuple if the id happens to
+    /// be the question's type and code (0x0800).
+    fn goes(&self, direction: conntrack::Direction) -> bool {
+        match self {
+            Facts::Icmp(query) => (*query == Query::Request) == (direction == conntrack::Direction::Original),
+            Facts::Tcp(_) | Facts::Udp | Facts::Other => true,
+        }
+    }
 }
 
 impl Datapath {
@@ -254,7 +263,7 @@ impl Datapath {
         world: &mut dyn World,
     ) -> Result<(), DropReason> {
         let bytes = frame.l3().len() as u64;
-        if let Some((id, direction)) = self.flows.lookup(&tuple, now) {
+        if let Some((id, direction)) = self.flows.lookup(&tuple, now).filter(|(_, way)| facts.goes(*way)) {
             match self.flows.track(id, direction, facts.l4(), bytes, now) {
                 Track::Accept | Track::Ignore => {
                     let flow = self.flows.get(id).expect("a tracked flow can be read until the next packet");

@@ -595,6 +595,20 @@ fn icmp_query_lives_30_s_and_no_error_refreshes_it() {
     assert!(net.got(&a).is_empty());
 }
 
+// I1
+#[test]
+fn question_whose_id_is_its_own_type_is_not_taken_for_an_answer() {
+    let (mut net, a, _) = pair();
+    net.route(&a, &ping("172.17.0.2", S1, 0x0800));
+    let asked = net.left_one().body;
+    assert_ne!(asked[4..6], [8, 0], "on the uplink it has another id");
+    net.arrive(&ping(S1, UP, 0x0800));
+    assert!(net.got(&a).is_empty(), "the world's question is for the uplink's own address");
+    assert_eq!(net.left_one().body[0], 0, "and is answered there");
+    net.arrive(&pong(S1, UP, u16::from_be_bytes([asked[4], asked[5]])));
+    assert_eq!(net.got_one(&a).body[4..6], [8, 0]);
+}
+
 // U8, T3, U11, C7
 #[test]
 fn mapping_is_open_to_the_peer_it_was_made_for_and_nobody_else() {

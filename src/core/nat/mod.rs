@@ -273,23 +273,27 @@ impl Nat {
         if stays && !flows.in_use(reply, now) {
             return true;
         }
+        // An ICMP id that equals type and code makes question and answer the same tuple.
+        let mut is_free = |reply: &FiveTuple| {
+            !(reply.proto == proto::ICMP && reply.dport == reply.sport) && !flows.in_use(reply, now)
+        };
         if let Some(known) = self.remembered[slot]
             && (known.src, known.sport, known.proto) == (src, sport, reply.proto)
         {
             reply.dport = known.changed;
-            if !flows.in_use(reply, now) {
+            if is_free(reply) {
                 return true;
             }
             reply.dport = sport;
         }
-        if !flows.in_use(reply, now) {
+        if is_free(reply) {
             return true;
         }
         let (low, high) = port_class(reply.proto, sport);
         let span = high - low + 1;
         let mut try_port = |offset: u32| {
             reply.dport = (low + offset % span) as u16; // low..=high are ports
-            !flows.in_use(reply, now)
+            is_free(reply)
         };
         let found = (0..TRIES).any(|_| try_port(self.random.below(span))) || {
             let from = self.random.below(span);
