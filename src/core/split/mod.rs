@@ -13,6 +13,9 @@
 //!
 //! The engines are given a [`Lower`]: what they need of the router below and of the host's sockets beside them.
 
+pub mod ids;
+
+use self::ids::Ids;
 use super::network::NetworkId;
 use super::port::PortId;
 use super::socket::Sockets;
@@ -29,6 +32,9 @@ pub struct Origin {
 pub trait Lower {
     /// The host's sockets.
     fn sockets(&mut self) -> &mut dyn Sockets;
+
+    /// The names of the host's sockets, of all engines.
+    fn ids(&mut self) -> &mut Ids;
 
     /// Sends an IP packet into a network: to the station that has its destination, which may have to be asked for first.
     /// `frame` begins with the IP header (parsed as [`crate::frame::Link::Ip`]) and has headroom for a link header. It may
