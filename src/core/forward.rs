@@ -541,7 +541,11 @@ impl Datapath {
             Resolution::Unknown => {
                 frame.strip_link();
                 let packet = frame.out().with_vnet();
-                return match self.network_mut(network).neighbours.hold(next_hop, from, packet, now) {
+                let (hold, evicted) = self.network_mut(network).neighbours.hold(next_hop, from, packet, now);
+                for Held { from, .. } in evicted {
+                    self.count_drop(from, DropReason::NeighbourQueue);
+                }
+                return match hold {
                     Hold::Ask => {
                         self.ask(network, next_hop, None, now, world);
                         Ok(())

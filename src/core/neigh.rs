@@ -12,8 +12,9 @@
 //! ```
 //!
 //! # Limits
-//! [`LEARNED`] entries a network and [`LEARNED_PER_PORT`] a port; [`INCOMPLETE`] unanswered questions at once;
-//! [`HELD_PER_NEIGHBOUR`] packets and [`HELD_BYTES`] bytes in all that wait.
+//! [`LEARNED`] entries a network and [`LEARNED_PER_PORT`] a port; [`HELD_PER_NEIGHBOUR`] packets wait for one address.
+//! All that waits shares [`HELD_BYTES`], of which an open question takes [`QUESTION`]. When that is used up, the port that
+//! has the most of it loses its latest question: nobody who asks for little is refused because others ask for much.
 //!
 //! # References
 //! RFC 826, RFC 1122 2.3.2, Linux net/core/neighbour.c.
@@ -32,12 +33,12 @@ use crate::wire::mac::Mac;
 pub const LEARNED: usize = 1024;
 /// Learned neighbours behind one port.
 pub const LEARNED_PER_PORT: usize = 128;
-/// Addresses asked for at once.
-pub const INCOMPLETE: usize = 256;
 /// Packets that wait for one address.
 pub const HELD_PER_NEIGHBOUR: usize = 16;
-/// Bytes that wait in one network.
+/// Bytes that wait in one network, open questions included.
 pub const HELD_BYTES: usize = 1 << 20;
+/// What an open question costs of them, so that there are 256 at most.
+pub const QUESTION: usize = 4096;
 
 /// Requests before an address is given up (Linux `mcast_solicit`, `ucast_solicit`).
 const PROBES: u8 = 3;
@@ -65,7 +66,17 @@ struct Entry {
     /// Requests sent since the last answer; 0: nothing is asked.
     probes: u8,
     next_probe: Instant,
+    /// Whose packet was the first to wait, while there is no answer.
+    asker: Option<PortId>,
     held: Vec<Held>,
+}
+
+impl Entry {
+    /// What each port has waiting here, bytes.
+    fn charges(&self) -> impl Iterator<Item = (PortId, usize)> {
+        let question = self.asker.map(|port| (port, QUESTION));
+        question.into_iter().chain(self.held.iter().map(|h| (h.from, h.packet.len())))
+    }
 }
 
 /// What is known of an address.
@@ -86,7 +97,7 @@ pub enum Hold {
     Ask,
     /// It waits with others.
     Waits,
-    /// No room.
+    /// No room: too much waits for this address, or too much of this port.
     Full,
 }
 
@@ -107,6 +118,8 @@ pub struct Neighbours {
     learned: usize,
     /// How many of them each port has said, so that nothing is counted while a frame waits; none is not there.
     of_port: HashMap<PortId, usize, Keyed>,
+    /// What each port has waiting, bytes; none is not there.
+    waiting: HashMap<PortId, usize, Keyed>,
     held_bytes: usize,
 }
 
@@ -117,7 +130,8 @@ impl Neighbours {
             entries: HashMap::with_hasher(key.clone()),
             asking: Vec::new(),
             learned: 0,
-            of_port: HashMap::with_hasher(key),
+            of_port: HashMap::with_hasher(key.clone()),
+            waiting: HashMap::with_hasher(key),
             held_bytes: 0,
         }
     }
@@ -132,6 +146,7 @@ impl Neighbours {
             confirmed: now,
             probes: 0,
             next_probe: now,
+            asker: None,
             held: Vec::new(),
         };
         self.entries.insert(addr, entry);
@@ -148,7 +163,9 @@ impl Neighbours {
         if entry.probes > 0 {
             self.asking.retain(|a| *a != addr);
         }
-        self.held_bytes -= entry.held.iter().map(|h| h.packet.len()).sum::<usize>();
+        for (port, bytes) in entry.charges() {
+            self.uncharge(port, bytes);
+        }
         entry.held
     }
 
@@ -181,38 +198,65 @@ impl Neighbours {
         Resolution::Doubtful(mac)
     }
 
-    /// Lets a packet wait for `addr`.
-    pub fn hold(&mut self, addr: Addr, from: PortId, packet: &[u8], now: Instant) -> Hold {
-        if self.held_bytes + packet.len() > HELD_BYTES {
-            return Hold::Full;
+    /// Lets a packet wait for `addr`. Gives back what waited for others and had to make room.
+    pub fn hold(&mut self, addr: Addr, from: PortId, packet: &[u8], now: Instant) -> (Hold, Vec<Held>) {
+        let known = self.entries.get(&addr);
+        let no_room = match known {
+            Some(entry) => entry.held.len() >= HELD_PER_NEIGHBOUR,
+            None => !self.room(),
+        };
+        let cost = packet.len() + if known.is_none() { QUESTION } else { 0 };
+        if no_room {
+            return (Hold::Full, Vec::new());
         }
+        let mut evicted = Vec::new();
+        while self.held_bytes + cost > HELD_BYTES {
+            let Some(victim) = self.victim(addr, self.waiting.get(&from).map_or(0, |own| *own) + cost) else {
+                return (Hold::Full, evicted);
+            };
+            evicted.extend(self.remove(victim));
+        }
+        self.held_bytes += cost;
+        *self.waiting.entry(from).or_default() += cost;
+        let held = Held { from, packet: packet.into() };
         if let Some(entry) = self.entries.get_mut(&addr) {
-            if entry.held.len() >= HELD_PER_NEIGHBOUR {
-                return Hold::Full;
-            }
-            entry.held.push(Held { from, packet: packet.into() });
-            self.held_bytes += packet.len();
-            return Hold::Waits;
+            entry.held.push(held);
+            return (Hold::Waits, evicted);
         }
-        if self.asking.len() >= INCOMPLETE || !self.room() {
-            return Hold::Full;
-        }
-        self.entries.insert(
-            addr,
-            Entry {
-                mac: None,
-                port: None,
-                permanent: false,
-                confirmed: now,
-                probes: 1,
-                next_probe: now + PROBE_INTERVAL,
-                held: vec![Held { from, packet: packet.into() }],
-            },
-        );
+        let entry = Entry {
+            mac: None,
+            port: None,
+            permanent: false,
+            confirmed: now,
+            probes: 1,
+            next_probe: now + PROBE_INTERVAL,
+            asker: Some(from),
+            held: vec![held],
+        };
+        self.entries.insert(addr, entry);
         self.learned += 1;
-        self.held_bytes += packet.len();
         self.asking.push(addr);
-        Hold::Ask
+        (Hold::Ask, evicted)
+    }
+
+    /// The latest question but `spared` of the port that has the most waiting, if that is more than `own` bytes.
+    fn victim(&self, spared: Addr, own: usize) -> Option<Addr> {
+        let (port, most) = self.waiting.iter().map(|(port, bytes)| (*port, *bytes)).max_by_key(|(p, b)| (*b, p.0))?;
+        let is_its = |addr: &&Addr| {
+            let entry = self.entries.get(*addr);
+            **addr != spared && entry.is_some_and(|e| e.mac.is_none() && e.charges().any(|(p, _)| p == port))
+        };
+        if most > own { self.asking.iter().rev().find(is_its).copied() } else { None }
+    }
+
+    fn uncharge(&mut self, port: PortId, bytes: usize) {
+        self.held_bytes -= bytes;
+        if let Some(waiting) = self.waiting.get_mut(&port) {
+            *waiting -= bytes;
+            if *waiting == 0 {
+                self.waiting.remove(&port);
+            }
+        }
     }
 
     /// `addr` said that it is at `mac`. `unasked`: it said so in a question to us, which may make a new entry; an answer
@@ -225,8 +269,12 @@ impl Neighbours {
             let asked = entry.probes > 0;
             let before = entry.port.replace(port);
             (entry.mac, entry.confirmed, entry.probes) = (Some(mac), now, 0);
+            let charges: Vec<_> = entry.charges().collect();
+            entry.asker = None;
             let held = std::mem::take(&mut entry.held);
-            self.held_bytes -= held.iter().map(|h| h.packet.len()).sum::<usize>();
+            for (port, bytes) in charges {
+                self.uncharge(port, bytes);
+            }
             if asked {
                 self.asking.retain(|a| *a != addr);
             }
@@ -248,6 +296,7 @@ impl Neighbours {
                     confirmed: now,
                     probes: 0,
                     next_probe: now,
+                    asker: None,
                     held: Vec::new(),
                 },
             );
@@ -327,8 +376,8 @@ mod tests {
     #[test]
     fn three_requests_then_failure_gives_back_what_waited() {
         let mut n = neighbours();
-        assert_eq!(n.hold(IP, PORT, b"one", at(0)), Hold::Ask);
-        assert_eq!(n.hold(IP, PORT, b"two", at(0)), Hold::Waits);
+        assert_eq!(n.hold(IP, PORT, b"one", at(0)).0, Hold::Ask);
+        assert_eq!(n.hold(IP, PORT, b"two", at(0)).0, Hold::Waits);
         assert_eq!(n.tick(at(1)), [Event::Ask { addr: IP, to: None }]);
         assert_eq!(n.tick(at(2)), [Event::Ask { addr: IP, to: None }]);
         let held = [&b"one"[..], b"two"].map(|p| Held { from: PORT, packet: p.into() }).into();
@@ -373,12 +422,34 @@ mod tests {
     #[test]
     fn packets_to_a_dead_address_are_bounded() {
         let mut n = neighbours();
-        let full = (0..10_000).filter(|_| n.hold(IP, PORT, &[0; 1500], at(0)) == Hold::Full).count();
+        let full = (0..10_000).filter(|_| n.hold(IP, PORT, &[0; 1500], at(0)).0 == Hold::Full).count();
         assert_eq!(full, 10_000 - HELD_PER_NEIGHBOUR);
         for host in 0..10_000u32 {
             n.hold(Addr::v4((0x0a00_0000 + host).to_be_bytes()), PORT, &[0; 1500], at(0));
         }
-        assert!(n.asking.len() <= INCOMPLETE && n.held_bytes <= HELD_BYTES);
+        assert!(n.asking.len() <= HELD_BYTES / QUESTION && n.held_bytes <= HELD_BYTES);
+        for secs in 1..4 {
+            n.tick(at(secs));
+        }
+        assert!(n.held_bytes == 0 && n.waiting.is_empty() && n.learned == 0);
+    }
+
+    // R30
+    #[test]
+    fn ports_that_ask_for_everything_leave_room_for_one_that_asks_for_little() {
+        let mut n = neighbours();
+        let addr = |host: u32| Addr::v4((0x0a00_0000 + host).to_be_bytes());
+        for host in 0..10_000 {
+            n.hold(addr(host), PortId(2 + host % 50), &[0; 1500], at(0));
+        }
+        let (hold, evicted) = n.hold(IP, PORT, &[0; 60], at(0));
+        assert_eq!((hold, evicted.len()), (Hold::Ask, 1));
+        let (hold, evicted) = n.hold(IP, PORT, &[0; 1500], at(0));
+        assert_eq!((hold, evicted.len()), (Hold::Waits, 0));
+        n.hold(addr(20_000), PortId(2), &[0; 1500], at(0));
+        assert_eq!(n.heard(IP, MAC, PORT, false, at(0)).len(), 2, "whoever asks for much makes room among themselves");
+        assert!(n.held_bytes <= HELD_BYTES);
+        assert_eq!(n.held_bytes, n.waiting.values().sum::<usize>());
     }
 
     // R30
