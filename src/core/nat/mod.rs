@@ -275,7 +275,7 @@ impl Nat {
         }
         // An ICMP id that equals type and code makes question and answer the same tuple.
         let mut is_free = |reply: &FiveTuple| {
-            !(reply.proto == proto::ICMP && reply.dport == reply.sport) && !flows.in_use(reply, now)
+            (reply.proto != proto::ICMP || reply.dport != reply.sport) && !flows.in_use(reply, now)
         };
         if let Some(known) = self.remembered[slot]
             && (known.src, known.sport, known.proto) == (src, sport, reply.proto)
