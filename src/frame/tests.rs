@@ -1,6 +1,7 @@
 //! The door: what comes in, what is refused, and what goes out again.
 
 mod agree;
+mod captured;
 mod cut;
 
 use etherparse::{Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder, TcpHeader, ip_number};

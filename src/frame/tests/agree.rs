@@ -161,7 +161,7 @@ fn use_everything(packet: &mut Packet) {
 }
 
 /// Asserts that etherparse reads `packet` as we do.
-fn agree(packet: &mut Packet) {
+pub(super) fn agree(packet: &mut Packet) {
     let bytes = packet.bytes().to_vec();
     let link = packet.link;
     let theirs = match link {
