@@ -141,7 +141,7 @@ fn a_tap_is_made_configured_and_leaves_nothing_behind() {
     assert!(lo.up);
     assert_eq!(routes, [GATEWAY_BY_ETH0]);
 
-    let port = TapPort::attach(opened, Life::Held).expect("kept");
+    let port = TapPort::attach(opened).expect("kept");
     port.detach().expect("released");
     assert_eq!(devices(&container), ["lo"]);
 }
@@ -205,7 +205,7 @@ fn addresses_and_routes_of_both_families_are_set() {
     let opened = helper.open(request.clone()).expect("attached");
     assert_eq!(sorted(&opened.link.addresses), sorted(&request.config.addresses));
     // A second time: all of it is there, and is no error.
-    drop(TapPort::attach(opened, Life::Held).expect("kept"));
+    drop(TapPort::attach(opened).expect("kept"));
     let opened = helper.open(request.clone()).expect("attached again");
     assert_eq!(sorted(&opened.link.addresses), sorted(&request.config.addresses));
     let routes = within(&container, || std::fs::read_to_string("/proc/thread-self/net/ipv6_route").expect("/proc"));
@@ -221,12 +221,12 @@ fn an_unpinned_namespace_is_noticed() {
     let watcher = Watcher::new().expect("inotify");
     let opened = helper().open(eth0(pin.target())).expect("attached");
     let life = Life::of_path(&watcher, &pin.path, opened.netns);
-    let port = TapPort::attach(opened, life).expect("kept");
-    assert_eq!(port.life().check(), None);
+    let port = TapPort::attach(opened).expect("kept");
+    assert_eq!(life.check(), None);
     netns::unpin(&pin.path).expect("ip netns del");
     assert!(process::wait_readable(&watcher, CHECK_EVERY * 2).expect("polled"));
     assert!(watcher.drain());
-    assert_eq!(port.life().check(), Some(Gone::PathRemoved));
+    assert_eq!(life.check(), Some(Gone::PathRemoved));
     port.detach().expect("released");
 }
 
@@ -270,7 +270,7 @@ fn a_container_of_the_same_user_is_entered_from_outside(outside: &mut EnterHelpe
     let container = Holder::new();
     let opened = outside.open(eth0(container.target())).expect("attached");
     assert_eq!(opened.netns, container.netns());
-    let port = TapPort::attach(opened, Life::Held).expect("kept");
+    let port = TapPort::attach(opened).expect("kept");
     assert_eq!(devices(&container), ["eth0", "lo"]);
     let stats = outside.stats(container.target(), "eth0").expect("read");
     assert_eq!(stats.tx_errors, 0);
@@ -318,14 +318,14 @@ fn after_a_kill_the_next_start_adopts_device_and_mac() {
     let opened = helper().open(request.clone()).expect("attached");
     let mac = opened.link.mac.expect("a random one");
     // Dropped, as a kill -9 drops it.
-    drop(TapPort::attach(opened, Life::Held).expect("kept"));
+    drop(TapPort::attach(opened).expect("kept"));
     assert_eq!(within(&container, || link("eth0")).mac, Some(mac));
 
     let opened = helper().open(request).expect("attached again");
     assert_eq!(opened.provenance, Provenance::Readopted);
     assert_eq!(opened.link.mac, Some(mac));
     assert_eq!(opened.link.addresses, [cidr("172.17.0.2/16")]);
-    let port = TapPort::attach(opened, Life::Held).expect("kept");
+    let port = TapPort::attach(opened).expect("kept");
     port.detach().expect("released");
     assert_eq!(devices(&container), ["lo"]);
 }
@@ -334,12 +334,12 @@ fn an_adopted_device_gets_the_addresses_now_asked_for() {
     let container = Holder::new();
     let mut request = eth0(container.target());
     let opened = helper().open(request.clone()).expect("attached");
-    drop(TapPort::attach(opened, Life::Held).expect("kept"));
+    drop(TapPort::attach(opened).expect("kept"));
     request.config.addresses = vec![cidr("172.17.0.9/16")];
     let opened = helper().open(request.clone()).expect("attached again");
     assert_eq!(opened.link.addresses, [cidr("172.17.0.9/16")]);
     assert_eq!(within(&container, default_routes), [GATEWAY_BY_ETH0]);
-    let port = TapPort::attach(opened, Life::Held).expect("kept");
+    let port = TapPort::attach(opened).expect("kept");
 
     // Two of one network: with the first goes the second, which was its secondary. And no gateway any more.
     within(&container, || {
@@ -359,7 +359,7 @@ fn a_plain_reader_gets_no_header_from_a_device_that_had_one() {
     let container = Holder::new();
     let mut request = eth0(container.target());
     let opened = helper().open(request.clone()).expect("attached");
-    drop(TapPort::attach(opened, Life::Held).expect("kept"));
+    drop(TapPort::attach(opened).expect("kept"));
     request.header = Header::Plain;
     let opened = helper().open(request).expect("attached again");
     assert_eq!(opened.device.caps(), Caps::PLAIN);
@@ -378,7 +378,7 @@ fn a_device_of_somebody_else_outlives_us() {
     assert_eq!(opened.provenance, Provenance::Found);
     assert!(opened.device.caps().vnet, "flags are set anew");
     let netns = opened.netns;
-    let port = TapPort::attach(opened, Life::Held).expect("kept");
+    let port = TapPort::attach(opened).expect("kept");
     port.detach().expect("released");
     let config = eth0(Target::Here).config;
     // Where a path or a number leads to a stranger by now, whose eth0 has the same address, nothing is taken from it.

@@ -121,7 +121,7 @@ impl Plumber for Plumbing {
             return Err(ApiError::new(Class::Missing, format!("the namespace of {} is gone: {gone}", request.name)));
         }
         let caps = opened.device.caps();
-        let port = TapPort::attach(opened, Life::Held).map_err(|error| {
+        let port = TapPort::attach(opened).map_err(|error| {
             ApiError::new(Class::Device, format!("TAP {}: cannot make it persist: {error}", request.name))
         })?;
         Ok(Plugged { port, caps, mac: None, life })

@@ -7,39 +7,33 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 
 use super::enter::{Opened, Provenance};
-use super::lifetime::Life;
 use super::sys::netns::NetnsId;
 use super::sys::tuntap::{Device, Kind, TunError};
 
-/// An attached TAP with its lifetime.
+/// An attached TAP. Whoever attached it knows when its life ends ([`super::lifetime::Life`]).
 #[derive(Debug)]
 pub struct TapPort {
     device: Device,
-    life: Life,
     netns: Option<NetnsId>,
     provenance: Provenance,
 }
 
 impl TapPort {
     /// Takes what the helper opened, and has it persist until [`TapPort::detach`].
-    pub fn attach(opened: Opened, life: Life) -> io::Result<Self> {
+    pub fn attach(opened: Opened) -> io::Result<Self> {
         let Opened { device, link: _, netns, provenance, pidfd: _ } = opened;
         provenance.keep(&device)?;
-        Ok(Self { device, life, netns: Some(netns), provenance })
+        Ok(Self { device, netns: Some(netns), provenance })
     }
 
     /// Takes a file descriptor that somebody made and configured and handed over (`--tap-fd`); nothing of the device
     /// but its offloads is changed, now or at the end.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
-        Ok(Self { device: Device::adopt(fd, Kind::Tap)?, life: Life::Held, netns: None, provenance: Provenance::Found })
+        Ok(Self { device: Device::adopt(fd, Kind::Tap)?, netns: None, provenance: Provenance::Found })
     }
 
     pub fn device(&self) -> &Device {
         &self.device
-    }
-
-    pub fn life(&self) -> &Life {
-        &self.life
     }
 
     /// `None`: of an adopted descriptor it is not to be known.

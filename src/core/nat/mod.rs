@@ -274,9 +274,8 @@ impl Nat {
             return true;
         }
         // An ICMP id that equals type and code makes question and answer the same tuple.
-        let mut is_free = |reply: &FiveTuple| {
-            (reply.proto != proto::ICMP || reply.dport != reply.sport) && !flows.in_use(reply, now)
-        };
+        let mut is_free =
+            |reply: &FiveTuple| (reply.proto != proto::ICMP || reply.dport != reply.sport) && !flows.in_use(reply, now);
         if let Some(known) = self.remembered[slot]
             && (known.src, known.sport, known.proto) == (src, sport, reply.proto)
         {
