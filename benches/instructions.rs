@@ -18,6 +18,8 @@
 //!   x86-64.
 //! - The environment is empty, and the program is named relative to its directory, so that the stack begins at the same
 //!   place. valgrind places the rest.
+//! - This crate is compiled as one unit (`profile.bench` in Cargo.toml): among several, a change of one function decides
+//!   what is inlined in another.
 //!
 //! # What differs all the same
 //! Another compiler makes other instructions. The file names the one that its figures are from; with another, a case
