@@ -25,7 +25,7 @@
 //! - No source of a masqueraded network leaves by the uplink: the last step before the uplink checks it again.
 //! - Work is bounded by the frame: nothing here walks flows, and only a flood walks ports.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -103,8 +103,8 @@ pub struct Datapath {
     pub(super) random: Random,
     pub(super) key: Keyed,
     pub(super) no_forward: bool,
-    /// Ports with announcements still to make.
-    pub(super) announcing: Vec<PortId>,
+    /// Ports with announcements still to make, by when the next one is due.
+    pub(super) announcing: BTreeSet<(Instant, PortId)>,
     /// For packets that we originate.
     pub(super) scratch: Vec<u8>,
     /// For fragments of packets too long for their next link.
@@ -155,7 +155,7 @@ impl Datapath {
             random,
             key,
             no_forward: config.no_forward,
-            announcing: Vec::new(),
+            announcing: BTreeSet::new(),
             scratch: vec![0; BUFFER_LEN],
             fragment_scratch: vec![0; BUFFER_LEN],
             segment_scratch: Vec::new(),
@@ -195,7 +195,7 @@ impl Datapath {
     /// When [`Datapath::handle_timeout`] has work next.
     pub fn next_timeout(&self) -> Option<Instant> {
         let neighbours = self.networks.iter().flatten().filter_map(|n| n.neighbours.next_timeout());
-        let announcements = self.announcing.iter().filter_map(|p| self.ports.get(*p)).map(|p| p.announce.1);
+        let announcements = self.announcing.first().map(|(due, _)| *due);
         let tables = [self.flows.next_timeout(), self.frags.next_timeout()].into_iter().flatten();
         neighbours.chain(announcements).chain(tables).min()
     }
@@ -494,22 +494,22 @@ impl Datapath {
 
     fn announce_due(&mut self, now: Instant, world: &mut dyn World) {
         let before = self.work;
-        for port in self.announcing.clone() {
-            if self.work.wrapping_sub(before) >= ANNOUNCE_BUDGET {
+        while let Some(&(due, port)) = self.announcing.first() {
+            if due > now || self.work.wrapping_sub(before) >= ANNOUNCE_BUDGET {
                 break; // what is left stays due
             }
+            self.announcing.pop_first();
             let Some(entry) = self.ports.get_mut(port) else { continue };
-            let Some(attachment) = entry.attachment().cloned() else { continue };
-            if entry.announce.1 > now || entry.announce.0 == 0 {
-                continue;
+            let Some(attachment) = entry.attachment() else { continue };
+            let (network, mac, ip) = (attachment.network, attachment.mac, attachment.ip);
+            entry.announce = (entry.announce.0.saturating_sub(1), now + ANNOUNCE_INTERVAL);
+            if entry.announce.0 > 0 {
+                self.announcing.insert((entry.announce.1, port));
             }
-            entry.announce = (entry.announce.0 - 1, now + ANNOUNCE_INTERVAL);
-            if let Some(ip) = attachment.ip {
-                self.announce(port, attachment.network, attachment.mac, ip, world);
+            if let Some(ip) = ip {
+                self.announce(port, network, mac, ip, world);
             }
         }
-        let ports = &self.ports;
-        self.announcing.retain(|p| ports.get(*p).is_some_and(|p| p.announce.0 > 0));
     }
 }
 

@@ -213,7 +213,8 @@ impl Datapath {
                 name: format!("{} {}", request.name, request.ifname),
             });
         }
-        let ip = self.choose_ip(id, request.ip)?;
+        let wanted = request.ip;
+        let ip = self.choose_ip(id, wanted)?;
         let mac = self.choose_mac(id, request.mac, ip)?;
         let net = self.network(id);
         let (rate, mtu) = (net.config.flood_rate, net.config.mtu);
@@ -234,6 +235,9 @@ impl Datapath {
         let net = self.network_mut(id);
         net.ports.push(port);
         net.owners.claim(Owner::Port(port), mac, ip);
+        if let (None, Some(lowest)) = (wanted, ip) {
+            net.taken_below = lowest.low32() + 1; // under the broadcast address
+        }
         let ip = ip.zip(prefix).and_then(|(ip, bits)| Cidr::new(ip, bits));
         Ok(Endpoint { port, ip, mac, gateway, mtu })
     }
@@ -260,7 +264,7 @@ impl Datapath {
             };
         }
         let last = subnet.broadcast().map_or(first.low32(), Addr::low32);
-        (first.low32() + 1..last)
+        (net.taken_below.max(first.low32() + 1)..last)
             .map(|ip| Addr::v4(ip.to_be_bytes()))
             .find(|ip| net.owners.addr(*ip).is_none())
             .map(Some)
@@ -315,9 +319,10 @@ impl Datapath {
             let held = net.neighbours.add_permanent(ip, attachment.mac, port, now);
             self.release_held(attachment.network, ip, held, now, world);
             if let Some(entry) = self.ports.get_mut(port) {
+                self.announcing.remove(&(entry.announce.1, port)); // of an earlier opening
                 entry.announce = (ANNOUNCEMENTS, now);
+                self.announcing.insert((now, port));
             }
-            self.announcing.push(port);
         }
         Ok(Applied::Done)
     }
@@ -341,7 +346,7 @@ impl Datapath {
     fn detach(&mut self, port: PortId) -> Result<Applied, CommandError> {
         let entry = self.ports.remove(port).ok_or_else(|| missing("port", &port.to_string()))?;
         self.departed.absorb(&entry.counters);
-        self.announcing.retain(|p| *p != port);
+        self.announcing.remove(&(entry.announce.1, port));
         self.frags.forget(port);
         let mut flushed = self.flows.remove_owner(OwnerId(port.0));
         let tags: Vec<u32> = self.nat.withdraw_port(port).iter().map(|p| p.tag).collect();
@@ -351,6 +356,9 @@ impl Datapath {
                 let net = self.network_mut(attachment.network);
                 net.ports.retain(|p| *p != port);
                 net.owners.release(attachment.mac, attachment.ip);
+                if let Some(ip) = attachment.ip {
+                    net.taken_below = net.taken_below.min(ip.low32());
+                }
                 net.fdb.forget(attachment.mac);
                 net.fdb.flush_port(port);
                 net.neighbours.flush_port(port);

@@ -27,6 +27,8 @@ pub struct Network {
     pub fdb: Fdb,
     /// Who owns which address.
     pub owners: Owners,
+    /// No address of the subnet below this one (as a number) is free: the search for one begins here.
+    pub taken_below: u32,
     /// The gateway's neighbours.
     pub neighbours: Neighbours,
     /// Its ports, in the order they came.
@@ -39,7 +41,8 @@ impl Network {
         let fdb = Fdb::new(config.ageing, key.clone());
         let mut owners = Owners::default();
         owners.claim(Owner::Gateway, gateway_mac, config.gateway);
-        Network { config, gateway_mac, fdb, owners, neighbours: Neighbours::new(key), ports: Vec::new() }
+        let neighbours = Neighbours::new(key);
+        Network { config, gateway_mac, fdb, owners, taken_below: 0, neighbours, ports: Vec::new() }
     }
 
     /// The gateway's address, if there is a gateway.

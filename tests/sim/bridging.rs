@@ -666,6 +666,21 @@ fn attachment_is_announced_three_times_a_second_apart_and_no_more_once_detached(
     assert_eq!(counts(&mut net, &[c]), [0]);
 }
 
+#[test]
+fn lowest_free_address_is_given_whatever_came_and_went() {
+    let mut net = Net::new();
+    let fixed = pontoon::core::command::EndpointRequest { ip: "172.17.0.4".parse().ok(), ..net.request("default") };
+    net.attach_as(fixed, Caps::FULL);
+    let hosts: Vec<Host> = (0..4).map(|_| net.attach_to("default")).collect();
+    let given = |hosts: &[Host]| hosts.iter().map(|h| h.ip.unwrap().to_string()).collect::<Vec<_>>();
+    assert_eq!(given(&hosts), ["172.17.0.2", "172.17.0.3", "172.17.0.5", "172.17.0.6"]);
+    for gone in [&hosts[2], &hosts[1]] {
+        net.apply(Command::Detach { port: gone.port });
+    }
+    let again: Vec<Host> = (0..3).map(|_| net.attach_to("default")).collect();
+    assert_eq!(given(&again), ["172.17.0.3", "172.17.0.5", "172.17.0.7"]);
+}
+
 // S33
 #[test]
 fn mac_is_made_from_the_address_given_or_random() {
