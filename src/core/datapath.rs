@@ -383,11 +383,12 @@ impl Datapath {
             caps == Caps::FULL || frame.gso() == Gso::None && (caps.vnet || frame.checksum() != L4Checksum::Partial);
         let sent = if simple {
             self.work += 1;
-            if world.defer(to, frame.out()) {
+            let out = frame.out();
+            if world.defer(to, out) {
                 self.deferred.push_back(Deferred { from, to, bytes });
                 return;
             }
-            world.transmit(to, frame.out())
+            world.transmit(to, out)
         } else {
             // One failure is the frame's: its segments make one packet train, and a loss must not hide behind the last.
             let mut worst = Sent::Ok;
