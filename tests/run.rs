@@ -682,7 +682,8 @@ fn until_line(child: &mut Child, line: &str) -> String {
     let mut reader = BufReader::new(child.stdout.as_mut().expect("piped"));
     let mut said = String::new();
     while said.lines().last() != Some(line) {
-        assert!(process::wait_readable(reader.get_ref(), SOON).expect("polled"), "no {line:?}: {said}");
+        let is_there = !reader.buffer().is_empty() || process::wait_readable(reader.get_ref(), SOON).expect("polled");
+        assert!(is_there, "no {line:?}: {said}");
         assert_ne!(reader.read_line(&mut said).expect("text"), 0, "it ended before it said {line:?}: {said}");
     }
     said

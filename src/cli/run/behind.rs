@@ -63,8 +63,11 @@ impl Switch {
                 }
                 Err(Failure::Enough) => FAILED,
             };
-            // See the invariants in `super`. It fails where CMD has ended, as it should have.
-            let _ = inside.child.kill();
+            // See the invariants in `super`. Where the other end is open, it is for pontoon to kill CMD, and to tell why.
+            if process::wait_readable(&theirs, Duration::ZERO).unwrap_or(true) {
+                // Fails where CMD has ended, as it should have.
+                let _ = inside.child.kill();
+            }
             status
         });
         Ok(Self { child: child.map_err(failed)?, socket: ours })

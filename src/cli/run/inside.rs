@@ -107,14 +107,18 @@ fn become_command(command: &[OsString], go: &Go, signals: &Signals) -> u8 {
     }
     let error = Command::new(program).args(arguments).exec();
     let name = Path::new(program).display();
-    if error.kind() != io::ErrorKind::NotFound {
-        tell_person(&format!("cannot run {name}: {error}"));
-        return CANNOT_RUN;
-    }
-    if program.as_encoded_bytes().contains(&b'/') {
-        tell_person(&format!("cannot run {name}: {error}"));
-    } else {
+    if is_nowhere(program) {
         tell_person(&format!("cannot run {name}: there is none in PATH"));
+        return NOT_FOUND;
     }
-    NOT_FOUND
+    tell_person(&format!("cannot run {name}: {error}"));
+    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }
+}
+
+/// Whether a program that was not run is looked for in PATH and in none of its directories. The error does not tell: where
+/// one of them may not be searched, exec(3) has EACCES.
+fn is_nowhere(program: &OsString) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    !program.as_encoded_bytes().contains(&b'/')
+        && !std::env::split_paths(&path).any(|directory| directory.join(program).symlink_metadata().is_ok())
 }
