@@ -447,7 +447,10 @@ fn ctrl_z_stops_the_job_but_not_the_switch_and_fg_continues_it() {
     terminal.until("ready");
     terminal.press(b"\x1a");
     terminal.until("stopped 148");
-    let all = below(terminal.child.pid().unsigned_abs());
+    let session = terminal.child.pid().unsigned_abs();
+    // And for a moment the helper's child, which has made eth0.
+    soon("the shell's job is three of pontoon and CMD", || below(session).len() == 4);
+    let all = below(session);
     let states =
         |name: &'static str| all.iter().filter(move |process| process.name == name).map(|process| process.state);
     assert_eq!(states("pontoon").filter(|&state| state == 'T').count(), 1, "pontoon run: {all:?}");
@@ -455,7 +458,7 @@ fn ctrl_z_stops_the_job_but_not_the_switch_and_fg_continues_it() {
     assert!(states("sh").any(|state| state == 'T'), "CMD: {all:?}");
     terminal.press(b"go\n");
     // Until then the terminal is the shell's.
-    soon("it is continued", || below(terminal.child.pid().unsigned_abs()).iter().all(|process| process.state != 'T'));
+    soon("it is continued", || below(session).iter().all(|process| process.state != 'T'));
     terminal.press(b"word\n");
     terminal.until("got word");
     terminal.until("ended 3");
@@ -480,7 +483,8 @@ fn a_pipeline_keeps_its_terminal() {
 fn a_kill_leaves_no_process() {
     let mut child = ours(&["--", "sh", "-c", "echo ready; exec sleep 60"]).stdout(Stdio::piped()).spawn().expect("run");
     until_line(&mut child, "ready");
-    assert_eq!(below(child.id()).len(), 3, "CMD, the switch and its helper");
+    // And for a moment the helper's child, which has made eth0.
+    soon("CMD, the switch and its helper", || below(child.id()).len() == 3);
     signal(&child, Signal::KILL);
     wait(&mut child);
     assert_no_child();
