@@ -55,9 +55,11 @@ impl Switch {
             let status = match served {
                 Ok(()) => 0,
                 Err(Failure::Usage(why) | Failure::Failed(why)) => {
-                    let sent = !told && tell(&theirs, &Err::<Attached, _>(&why)).is_ok();
-                    if !sent {
+                    if told {
                         tell_person(&format!("the switch has failed: {why}"));
+                    } else {
+                        // Where pontoon has been killed meanwhile, nobody is there to be told.
+                        let _ = tell(&theirs, &Err::<Attached, _>(&why));
                     }
                     FAILED
                 }
