@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::MountFlags;
 
+use super::userns;
 use crate::control::portspec::PortSpec;
 use crate::core::counters::DropReason;
 use crate::io::netcfg::{self, Config};
@@ -319,10 +320,7 @@ fn enter_namespaces() -> Result<(), String> {
     // Root does without a user namespace where there is none to be had.
     netns::unshare_net().map_err(|error| match user {
         Ok(()) => format!("cannot make a network namespace: {error}; see sysctl user.max_net_namespaces"),
-        Err(error) => without_user_namespaces(&error, |name| {
-            let path = format!("/proc/sys/{}", name.replace('.', "/"));
-            std::fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
-        }),
+        Err(error) => userns::without(&error, "run this as root"),
     })?;
     Device::open(Kind::Tun, "probe", Header::Vnet).map_err(|error| error.to_string())?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -334,22 +332,6 @@ fn enter_namespaces() -> Result<(), String> {
                  (docker: --security-opt apparmor=unconfined)"
             )
         })
-}
-
-/// Why there is no user namespace, and what cures it. `sysctl` reads a kernel parameter.
-fn without_user_namespaces(error: &io::Error, sysctl: impl Fn(&str) -> Option<String>) -> String {
-    let switches = [
-        ("kernel.unprivileged_userns_clone", "0", "1"),
-        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
-        ("user.max_user_namespaces", "0", "15000"),
-    ];
-    let cure = match switches.into_iter().find(|(name, off, _)| sysctl(name).as_deref() == Some(off)) {
-        Some((name, _, on)) => format!("allow them (sysctl -w {name}={on})"),
-        None => "a seccomp filter forbids them, as that of a container does: run it outside \
-                 (docker: --security-opt seccomp=unconfined --device /dev/net/tun)"
-            .into(),
-    };
-    format!("no user namespace can be made here ({error}): {cure}, or run this as root")
 }
 
 /// Connects the host's namespace, which is this process's, with the world by a veth pair.
@@ -472,22 +454,6 @@ fn millis(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn without_user_namespaces_the_switch_that_forbids_them_is_named() {
-        let error = io::Error::from_raw_os_error(libc::EPERM);
-        let says =
-            |set: &str, value: &str| without_user_namespaces(&error, |name| (name == set).then(|| value.to_owned()));
-        for (name, off, on) in [
-            ("kernel.unprivileged_userns_clone", "0", "1"),
-            ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
-            ("user.max_user_namespaces", "0", "15000"),
-        ] {
-            assert!(says(name, off).contains(&format!("sysctl -w {name}={on}")), "{}", says(name, off));
-            assert!(!says(name, on).contains(name), "{}", says(name, on));
-        }
-        assert!(says("none", "").contains("seccomp"));
-    }
 
     #[test]
     fn a_row_after_the_time_is_a_failure_and_not_tried() {

@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
 //! Errors are one line on standard error: what failed, why, and what to do. Exit status 2: the command line was wrong;
-//! 1: anything else. Listings are tables for people, and with `--json` the rows as the socket gives them.
+//! 1: anything else, but for `run`, whose exit status is its command's. Listings are tables for people, and with `--json` the rows as the socket gives them.
 
 pub mod config;
 pub mod demo;
@@ -19,9 +19,11 @@ mod ports;
 mod publish;
 mod routes;
 mod rule;
+mod run;
 mod stats;
 mod switch;
 mod table;
+mod userns;
 
 use std::ffi::OsString;
 use std::io;
@@ -46,6 +48,8 @@ struct Cli {
 enum Command {
     /// Two rootless containers on a switch, a published port, real traffic, a table of results
     Demo,
+    /// Run a command in a new rootless container behind its own switch
+    Run(run::Options),
     /// Run a switch
     Switch(switch::Options),
     /// Add, remove or list networks
@@ -161,6 +165,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let (name, result) = match cli.command {
         Command::Demo => return demo::run(),
+        Command::Run(options) => return run::run(options),
         Command::Switch(options) => ("switch", switch::run(options)),
         Command::Network(command) => ("network", network::run(command)),
         Command::Attach(options) => ("attach", attach::run(options)),

@@ -23,9 +23,9 @@ use crate::control::plumber::Plumbing;
 use crate::control::protocol::{Gateway, Level};
 use crate::control::server::Server;
 use crate::core::command::UplinkConfig;
-use crate::io::enter::EnterHelper;
+use crate::io::enter::{EnterHelper, Request};
 use crate::io::reactor::{self, LoopHandle, Start};
-use crate::io::switch::{Switch, SwitchError};
+use crate::io::switch::{Notifier, Switch, SwitchError};
 use crate::io::sys::inherit;
 use crate::io::sys::tuntap::Header;
 use crate::io::uplink::{self, Uplink};
@@ -85,33 +85,20 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let settings = Settings::new(&source, file, over).map_err(failed)?;
     let control = Control { control: settings.control.clone() }.path()?;
 
-    env_logger::Builder::new().filter_level(log::LevelFilter::Trace).init();
-    log::set_max_level(settings.log.into());
+    begin_log(settings.log);
     raise_descriptor_limit();
 
-    let mut helper = EnterHelper::spawn()
-        .map_err(|error| Failure::Failed(format!("cannot start the helper that enters namespaces: {error}")))?;
+    let mut helper = start_helper()?;
     let mut server = Server::bind(&control).map_err(failed)?;
     server.end_on_signals().map_err(failed)?;
     if let Some(exit) = exit {
         server.end_with(exit).map_err(failed)?;
     }
-    let by_descriptor = uplink_fd.is_some();
-    let uplink = open_uplink(&mut helper, &settings, uplink_fd)?;
-    let uplink_request = match &settings.uplink {
-        Some((_, spec)) if !by_descriptor => device_of(spec).request().ok(),
-        Some(_) | None => None,
-    };
-    if uplink.is_none() {
+    let (handle, uplink_request) = start(&settings, uplink_fd, &mut helper, server.notifier())?;
+    if settings.uplink.is_none() {
         log::info!("no uplink: containers reach each other and their gateways, but not the world (--uplink)");
     }
-    let mut seed = [0; 32];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Failure::Failed(format!("cannot get random bytes: {error}")))?;
-    let handle = reactor::start(Start { config: settings.core.clone(), uplink, seed, notifier: server.notifier() })
-        .map_err(failed)?;
-
-    if let Err(failure) = prepare(&handle, &settings).and_then(|()| say_ready(ready)) {
+    if let Err(failure) = say_ready(ready) {
         // What failed is what is told; the loop's end takes the uplink down.
         let _ = handle.shutdown();
         return Err(failure);
@@ -121,18 +108,56 @@ pub fn run(options: Options) -> Result<(), Failure> {
     server.run(handle, Plumbing::new(helper, watcher, uplink_request)).map_err(failed)
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
+/// Log records go to standard error.
+pub(super) fn begin_log(level: Level) {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Trace).init();
+    log::set_max_level(level.into());
+}
+
+/// Forks the helper; there must be one thread.
+pub(super) fn start_helper() -> Result<EnterHelper, Failure> {
+    EnterHelper::spawn()
+        .map_err(|error| Failure::Failed(format!("cannot start the helper that enters namespaces: {error}")))
+}
+
+/// Opens the uplink, starts the event loop, and makes what `settings` ask for. Also what the helper was asked for as the
+/// uplink, if it was. A failure leaves nothing.
+pub(super) fn start(
+    settings: &Settings,
+    uplink_fd: Option<OwnedFd>,
+    helper: &mut EnterHelper,
+    notifier: Notifier,
+) -> Result<(LoopHandle, Option<Request>), Failure> {
+    let by_descriptor = uplink_fd.is_some();
+    let uplink = open_uplink(helper, settings, uplink_fd)?;
+    let uplink_request = match &settings.uplink {
+        Some((_, spec)) if !by_descriptor => device_of(spec).request().ok(),
+        Some(_) | None => None,
+    };
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Failure::Failed(format!("cannot get random bytes: {error}")))?;
+    let handle = reactor::start(Start { config: settings.core.clone(), uplink, seed, notifier }).map_err(failed)?;
+    if let Err(failure) = prepare(&handle, settings) {
+        // What failed is what is told; the loop's end takes the uplink down.
+        let _ = handle.shutdown();
+        return Err(failure);
+    }
+    Ok((handle, uplink_request))
+}
+
+pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
-fn inherited(option: &str, number: Option<i32>) -> Result<Option<OwnedFd>, Failure> {
+pub(super) fn inherited(option: &str, number: Option<i32>) -> Result<Option<OwnedFd>, Failure> {
     number
         .map(|number| inherit::take(number).map_err(|error| Failure::Usage(format!("{option} {number}: {error}"))))
         .transpose()
 }
 
 /// Each port is a descriptor, and each attachment by process another.
-fn raise_descriptor_limit() {
+pub(super) fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })

@@ -92,7 +92,8 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 #[derive(Debug)]
 pub struct Server {
     poll: Poll,
-    socket: ControlSocket,
+    /// `None`: nobody but whoever runs the server makes calls.
+    socket: Option<ControlSocket>,
     watcher: Watcher,
     timer: OwnedFd,
     notifier: Notifier,
@@ -104,7 +105,15 @@ pub struct Server {
 impl Server {
     /// Listens on `path`. Nobody is answered before [`Server::run`].
     pub fn bind(path: &Path) -> Result<Server, ServerError> {
-        let socket = ControlSocket::bind(path)?;
+        Self::on(Some(ControlSocket::bind(path)?))
+    }
+
+    /// Listens nowhere: the only calls are those of [`Server::run_after`].
+    pub fn without_socket() -> Result<Server, ServerError> {
+        Self::on(None)
+    }
+
+    fn on(socket: Option<ControlSocket>) -> Result<Server, ServerError> {
         let poll = Poll::new().map_err(step("make an epoll instance"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(step("make a waker"))?;
         let (notifier, notices) = Notifier::new(Arc::new(waker));
@@ -112,7 +121,8 @@ impl Server {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
             .map_err(|errno| step("make a timer")(errno.into()))?;
         let registry = poll.registry();
-        for (fd, token) in [(socket.listener().as_fd(), LISTENER), (watcher.as_fd(), WATCHER), (timer.as_fd(), TIMER)] {
+        let listener = socket.as_ref().map(|socket| (socket.listener().as_fd(), LISTENER));
+        for (fd, token) in [(watcher.as_fd(), WATCHER), (timer.as_fd(), TIMER)].into_iter().chain(listener) {
             watch(registry, fd, token, Interest::READABLE).map_err(step("watch its descriptors"))?;
         }
         if let Some(mounts) = watcher.mounts() {
@@ -163,6 +173,20 @@ impl Server {
         S: Switch,
         P: Plumber<Port = S::Port>,
     {
+        self.run_after(switch, plumber, |_| Ok(()))
+    }
+
+    /// As [`Server::run`], with calls of our own that are made before anybody else's. If they fail, nobody is served.
+    pub fn run_after<S, P>(
+        self,
+        switch: S,
+        plumber: P,
+        first: impl FnOnce(&mut Calls<S, P>) -> Result<(), ApiError>,
+    ) -> Result<(), ServerError>
+    where
+        S: Switch,
+        P: Plumber<Port = S::Port>,
+    {
         let mut running = Running {
             server: self,
             calls: Calls::new(switch, plumber),
@@ -173,7 +197,10 @@ impl Server {
             checking: false,
             waiting: false,
         };
-        let end = running.serve();
+        let end = first(&mut running.calls)
+            .map_err(ServerError::Loop)
+            .and_then(|()| running.watch_lives())
+            .and_then(|()| running.serve());
         let Running { server, calls, clients, .. } = running;
         // Nobody new comes in while the ports go; those who are here see the end when it has come.
         drop(server);
@@ -265,7 +292,10 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
     fn accept(&mut self) {
         self.waiting = false;
         loop {
-            match self.server.socket.accept() {
+            let Some(socket) = &self.server.socket else {
+                return;
+            };
+            match socket.accept() {
                 Ok(stream) => self.admit(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

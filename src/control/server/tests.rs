@@ -369,6 +369,44 @@ fn class(answer: &Value) -> &str {
     answer["error"]["class"].as_str().unwrap_or("no error")
 }
 
+/// A server without a socket: what `first` does is all that is ever asked of it.
+fn runs_after(
+    first: impl FnOnce(&mut Calls<Shared, FakePlumber>) -> Result<(), ApiError>,
+    end: Option<OwnedFd>,
+) -> (Result<(), ServerError>, Shared) {
+    let shared = Shared::default();
+    let mut server = Server::without_socket().expect("epoll");
+    if let Some(end) = end {
+        server.end_with(end).expect("watched");
+    }
+    let plumber = FakePlumber { shared: shared.clone(), watcher: server.watcher() };
+    (server.run_after(shared.clone(), plumber, first), shared)
+}
+
+#[test]
+fn calls_of_our_own_come_first_and_need_no_socket() {
+    let (ours, theirs) = UnixStream::pair().expect("sockets");
+    let first = |calls: &mut Calls<Shared, FakePlumber>| {
+        let pid = std::process::id();
+        let line = format!(r#"{{"execute":"attach","arguments":{{"name":"c1","pid":{pid}}}}}"#);
+        let call = Request::parse(line.as_bytes()).call?;
+        calls.execute(call, 0, &mut VecDeque::new())?;
+        // The end is asked for only now: it is seen when the server serves.
+        drop(ours);
+        Ok(())
+    };
+    let (ended, shared) = runs_after(first, Some(theirs.into()));
+    ended.expect("a clean end");
+    let log = shared.take_log();
+    assert!(log.iter().any(|line| line == "make eth0"), "{log:?}");
+}
+
+#[test]
+fn where_calls_of_our_own_fail_nobody_is_served() {
+    let (ended, _) = runs_after(|_| Err(ApiError::new(Class::Missing, "no such namespace")), None);
+    assert_eq!(ended.expect_err("it failed").to_string(), "no such namespace");
+}
+
 #[test]
 fn what_is_not_json_is_answered_and_the_connection_goes_on() {
     let serving = Serving::start();

@@ -1,4 +1,5 @@
-//! File descriptors that whoever started this process left open for it: `--ready-fd`, `--exit-fd`, `--tap-fd`.
+//! File descriptors that whoever started this process left open: for it (`--ready-fd`, `--exit-fd`, `--tap-fd`), or for the
+//! program that it runs.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -44,6 +45,29 @@ pub fn take(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open (just asked), inherited (the caller's promise), and owned by nobody: TAKEN has seen to it that
     // this is the only owner ever made of this number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over all that is left: what whoever started this process left open, and nobody has taken. None of it is
+/// close-on-exec, so a program that is run has it under the same number. To be called when [`take`] is, after it.
+pub fn rest() -> io::Result<Vec<OwnedFd>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rest = Vec::new();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: as in `take`; the directory's own descriptor, closed by now, answers EBADF.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        // What survived our own exec is not close-on-exec, and what this process opened itself is.
+        let inherited = rustix::io::fcntl_getfd(borrowed).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
+        if inherited && !taken.contains(&number) {
+            taken.push(number);
+            // SAFETY: it is open, inherited, and TAKEN had no owner of it.
+            rest.push(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    }
+    Ok(rest)
 }
 
 #[cfg(test)]

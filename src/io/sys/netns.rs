@@ -219,12 +219,18 @@ unsafe impl<const OPCODE: Opcode> ioctl::Ioctl for Answer<OPCODE> {
 /// Puts the process, which must have one thread, into a new user namespace in which it is root and has every
 /// capability. The one id outside is the caller's own.
 pub fn unshare_user() -> io::Result<()> {
+    unshare_user_as(0, 0)
+}
+
+/// The same, but that the caller's ids have these numbers inside. A program that is run then by another than uid 0 has no
+/// capability any more (capabilities(7)).
+pub fn unshare_user_as(inside_uid: u32, inside_gid: u32) -> io::Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     unshare(UnshareFlags::NEWUSER)?;
     // user_namespaces(7): without CAP_SETGID outside, setgroups must be given up before a gid may be mapped.
     std::fs::write("/proc/self/setgroups", "deny")?;
-    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+    std::fs::write("/proc/self/uid_map", format!("{inside_uid} {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("{inside_gid} {gid} 1"))
 }
 
 /// Puts the calling thread into a new network namespace, which has nothing but a `lo` that is down.

@@ -22,6 +22,15 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// What became of a child that runs under somebody's eyes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Ended(Exit),
+    /// By this signal.
+    Stopped(i32),
+    Continued,
+}
+
 /// Forks a child that runs `body`, exits with its code, and never returns here. In the child every file descriptor but
 /// 0, 1, 2 and those in `keep` is closed; `body` must own no other.
 ///
@@ -59,7 +68,23 @@ impl Child {
     }
 
     pub fn kill(&self) -> io::Result<()> {
-        Ok(rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL)?)
+        self.signal(Signal::KILL)
+    }
+
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(rustix::process::pidfd_send_signal(&self.pidfd, signal)?)
+    }
+
+    /// What has changed since it was asked last; it does not wait. [`Change::Ended`] is told once.
+    pub fn changed(&mut self) -> io::Result<Option<Change>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
+        Ok(status.and_then(|status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Some(Change::Ended(Exit::Code(code))),
+            (None, Some(signal)) => Some(Change::Ended(Exit::Signal(signal))),
+            (None, None) if status.continued() => Some(Change::Continued),
+            (None, None) => status.stopping_signal().map(Change::Stopped),
+        }))
     }
 
     /// Waits for the end at most this long; `None`: it still runs.
