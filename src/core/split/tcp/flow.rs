@@ -263,6 +263,7 @@ impl Flow {
             self.rx.edge = self.rx.nxt.wrapping_add(field);
             field as u16
         } else {
+            self.grow_window(cx);
             let mss = u32::from(self.tx.mss);
             self.rx.advertise(mss)
         };
@@ -291,9 +292,6 @@ impl Flow {
     pub fn flush(&mut self, cx: &mut Context<'_>) {
         if !self.ack_pending || self.fate != Fate::Alive || matches!(self.phase, Phase::Connecting | Phase::SynSent) {
             return;
-        }
-        if self.phase == Phase::Open {
-            self.grow_window(cx);
         }
         let mut header = self.header(self.tx.nxt, tcp::ACK, cx);
         if self.sack && self.rx.has_holes() {
@@ -386,7 +384,7 @@ impl Flow {
         Ok(())
     }
 
-    /// How the host's connect ended (rule by rule what the container is told: an RST, an ICMP error, silence).
+    /// How the host's connect ended, which the container is told: a SYN-ACK, an RST, an ICMP error, silence.
     pub fn connected(&mut self, outcome: Result<(), Failure>, cx: &mut Context<'_>) {
         let why = match outcome {
             Ok(()) => {
@@ -401,41 +399,29 @@ impl Flow {
         };
         self.error = Some(why);
         cx.stats.refused += 1;
-        let silent = match why {
-            Failure::HostUnreachable => !self.complain(Unreachable::Host, cx),
-            Failure::NetUnreachable => !self.complain(Unreachable::Net, cx),
-            Failure::Prohibited => !self.complain(Unreachable::Prohibited, cx),
-            Failure::TimedOut => {
-                cx.lower.count(self.port, DropReason::ConnectTimeout);
-                true
-            }
-            Failure::NoAddress | Failure::InUse => {
-                cx.lower.count(self.port, DropReason::PortsExhausted);
-                true
-            }
-            Failure::NoFiles | Failure::NoMemory => {
-                cx.lower.count(self.port, DropReason::NoSocket);
-                true
-            }
+        match why {
+            Failure::HostUnreachable => self.complain(Unreachable::Host, cx),
+            Failure::NetUnreachable => self.complain(Unreachable::Net, cx),
+            Failure::Prohibited => self.complain(Unreachable::Prohibited, cx),
+            Failure::TimedOut => cx.lower.count(self.port, DropReason::ConnectTimeout),
+            Failure::NoAddress | Failure::InUse => cx.lower.count(self.port, DropReason::PortsExhausted),
+            Failure::NoFiles | Failure::NoMemory => cx.lower.count(self.port, DropReason::NoSocket),
             Failure::WouldBlock | Failure::Refused | Failure::Reset | Failure::TooLong | Failure::Other(_) => {
                 self.reset(cx);
                 return;
             }
-        };
-        debug_assert!(silent || self.phase == Phase::Connecting);
+        }
         self.close_socket(Close::Reset, cx);
         self.fate = Fate::Gone;
     }
 
-    /// An ICMP error about the container's SYN, from the gateway; `false`: there is none to speak from.
-    fn complain(&self, what: Unreachable, cx: &mut Context<'_>) -> bool {
-        let Some(us) = cx.lower.gateway(self.key.network) else { return false };
-        if us.is_v4() != self.key.inside.addr.is_v4() {
-            return false;
+    /// An ICMP error about the container's SYN, from the gateway if there is one in its family.
+    fn complain(&self, what: Unreachable, cx: &mut Context<'_>) {
+        let us = cx.lower.gateway(self.key.network).filter(|g| g.is_v4() == self.key.inside.addr.is_v4());
+        if let Some(us) = us {
+            let id = cx.lower.random() as u16; // any will do
+            build::complain(cx.lower, &self.key, us, self.rx.irs, what, id);
         }
-        let id = cx.lower.random() as u16; // any will do
-        build::complain(cx.lower, &self.key, us, self.rx.irs, what, id);
-        true
     }
 
     fn opened(&mut self, cx: &mut Context<'_>) {
@@ -560,6 +546,9 @@ impl Flow {
         if ready.writable || ready.error {
             self.writable = self.error.is_none();
             self.drain(cx);
+        }
+        if ready.error && self.drained && self.error.is_none() {
+            self.check_socket(cx);
         }
         let more = self.pump(cx.config.turn, cx);
         self.complete(cx);

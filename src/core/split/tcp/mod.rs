@@ -53,7 +53,7 @@ use self::flow::{Account, Context, Fate, Flow, Phase};
 use self::listen::Listener;
 pub use self::listen::{ListenerId, ListenerView};
 use self::pool::{Memory, Usage};
-use self::segment::{Segment, after};
+use self::segment::Segment;
 use self::timers::Timers;
 pub use self::view::View;
 use super::ids::Owner;
@@ -661,11 +661,14 @@ impl Tcp {
                     _ => DropReason::NoSocket,
                 });
             }
-            Err(why) => Some(why),
+            Err(why) => {
+                lower.ids().remove(id);
+                Some(why)
+            }
         };
         let mut flow = Flow::new(key, port, dial, Phase::Connecting, &self.config, now);
         flow.half_open = true;
-        flow.socket = Some(id);
+        flow.socket = refusal.is_none().then_some(id);
         self.enter(slot, flow, account, now);
         let serial = self.serial;
         if let Some(Some(account)) = self.accounts.get_mut(account as usize) {
@@ -736,13 +739,9 @@ impl Tcp {
         if s.has(tcp::RST) {
             return Some(Err(DropReason::InvalidState));
         }
+        // The link keeps order, so this is no old SYN; and our own numbers only grow (RFC 6528).
         if s.has(tcp::SYN) && !s.has(tcp::ACK) {
-            // RFC 9293 3.10.7.4 and RFC 6191: one that is newer by its sequence number or its timestamp.
-            let newer = after(s.seq, wait.theirs)
-                || matches!((s.stamps, wait.stamp), (Some((value, _)), Some(last)) if after(value, last));
-            if newer {
-                return None;
-            }
+            return None;
         }
         // Our last acknowledgement was lost, or this is an old segment: only what takes sequence space is answered.
         if s.len() > 0 {

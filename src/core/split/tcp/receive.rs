@@ -243,7 +243,11 @@ impl Flow {
         while kept < data.len() {
             let class = Class::of(data.len() - kept);
             if !cx.memory.has_room(Toward::Host, &cx.account.usage, class) {
-                break;
+                if self.rx.pieces.is_empty() {
+                    break;
+                }
+                self.drop_pieces(cx); // they will come again
+                continue;
             }
             let mut chunk = cx.memory.take(Toward::Host, &mut cx.account.usage, class);
             kept += chunk.append(&data[kept..]);

@@ -161,8 +161,8 @@ impl Send {
 
     /// The payload of a packet: what the container takes, what its link takes, less the options on every segment.
     pub fn set_mss(&mut self, theirs: u16, mtu: usize, is_v4: bool, options: u16) {
-        let link = mtu.saturating_sub(if is_v4 { 40 } else { 60 });
-        let mss = theirs.min(u16::try_from(link).unwrap_or(u16::MAX)).max(MIN_MSS);
+        let longest = mtu.min(usize::from(u16::MAX)) as u16;
+        let mss = theirs.min(longest.saturating_sub(if is_v4 { 40 } else { 60 })).max(MIN_MSS);
         self.mss = mss - options;
     }
 
@@ -489,6 +489,17 @@ impl Flow {
             self.tx.alarm = Some(cx.now + self.tx.timeout(cx.config.rto_max));
         }
         len
+    }
+
+    /// The host's peer has ended, and now there is an error: only the next call tells it.
+    pub(super) fn check_socket(&mut self, cx: &mut Context<'_>) {
+        let Some(id) = self.socket else { return };
+        let mut byte = [0];
+        if let Err(why) = cx.lower.sockets().recv(id, &mut byte)
+            && why != Failure::WouldBlock
+        {
+            self.fail(why);
+        }
     }
 
     /// Keeps what was sent until it is acknowledged.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bed::{ACK, Bed, Endpoint, FIN, PSH, RST, SYN, Seg, end};
 use crate::core::counters::DropReason;
-use crate::core::socket::{SocketId, Sockets};
+use crate::core::socket::{Close, Failure, Ready, SocketId};
 use crate::core::split::tcp::Config;
 
 /// The container's initial sequence number: the streams wrap early.
@@ -185,15 +185,14 @@ fn reset_of_either_end_resets_the_other() {
     let mut peer = Peer::new(Config::default());
     peer.send(RST | ACK, b"");
     assert_eq!(peer.bed.sent(), []);
-    assert_eq!(peer.bed.last_socket().closed, Some(crate::core::socket::Close::Reset));
+    assert_eq!(peer.bed.last_socket().closed, Some(Close::Reset));
     peer.bed.assert_empty();
 
     let mut peer = Peer::new(Config::default());
-    peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(crate::core::socket::Failure::Reset);
+    peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(Failure::Reset);
     peer.bed.events();
     let rst = peer.one();
     assert_eq!((rst.flags, rst.seq), (RST | ACK, peer.ack));
-    assert!(Sockets::room(&peer.bed.world) > 0);
     peer.bed.assert_empty();
 }
 
@@ -274,7 +273,7 @@ fn container_that_never_answers_a_probe_is_given_up() {
     let sent = peer.pass(400_000);
     assert_eq!(sent.last().unwrap().flags, RST | ACK);
     assert_eq!(sent.len(), 8, "seven questions");
-    assert_eq!(peer.bed.last_socket().closed, Some(crate::core::socket::Close::Reset));
+    assert_eq!(peer.bed.last_socket().closed, Some(Close::Reset));
     peer.bed.assert_empty();
 }
 
@@ -311,8 +310,385 @@ fn half_close_lasts_as_long_as_the_container_answers() {
     assert_eq!(peer.got(), b"still here");
     peer.bed.sent();
     peer.send(FIN | ACK, b"");
-    assert_eq!(peer.bed.last_socket().closed, Some(crate::core::socket::Close::Orderly));
+    assert_eq!(peer.bed.last_socket().closed, Some(Close::Orderly));
     assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
     assert_eq!(peer.one().ack, peer.seq);
     peer.bed.assert_empty();
+}
+
+#[test]
+fn error_after_data_ends_in_a_reset_behind_the_data_and_never_in_a_fin() {
+    for by_send in [false, true] {
+        let mut peer = Peer::new(Config::default());
+        let data = ramp(10_000);
+        let sock = peer.bed.world.sockets.get_mut(&peer.id).unwrap();
+        sock.inbox.extend(&data);
+        sock.recv_error = Some(Failure::Reset);
+        if by_send {
+            sock.send_error = Some(Failure::Reset);
+            peer.send(ACK | PSH, b"x");
+        }
+        peer.bed.events();
+        let sent = peer.bed.sent();
+        assert_eq!(sent.iter().map(|s| s.data.len()).sum::<usize>(), data.len());
+        assert!(sent.iter().all(|s| s.flags & (FIN | RST) == 0), "the data comes first");
+        peer.acknowledge(peer.ack.wrapping_add(10_000));
+        let last = peer.one();
+        assert_eq!((last.flags, last.seq), (RST | ACK, peer.ack));
+        peer.bed.assert_empty();
+    }
+}
+
+#[test]
+fn error_after_the_hosts_end_is_told_by_a_reset() {
+    let mut peer = Peer::new(Config::default());
+    assert!(peer.host_ends()[0].has(FIN));
+    peer.acknowledge(peer.ack.wrapping_add(1));
+    let sock = peer.bed.world.sockets.get_mut(&peer.id).unwrap();
+    (sock.eof, sock.recv_error) = (false, Some(Failure::Reset));
+    let ready = Ready { error: true, ..Ready::default() };
+    peer.bed.tcp.socket_ready(peer.id, ready, peer.bed.now, &mut peer.bed.world);
+    assert!(peer.one().has(RST));
+    peer.bed.assert_empty();
+}
+
+#[test]
+fn both_may_end_at_once() {
+    let mut peer = Peer::new(Config::default());
+    let fin = peer.host_ends();
+    assert!(fin[0].has(FIN));
+    // Its FIN does not acknowledge ours.
+    peer.send(FIN | ACK, b"");
+    assert_eq!(peer.one().ack, peer.seq);
+    assert_eq!(peer.bed.last_socket().closed, Some(Close::Orderly));
+    peer.acknowledge(peer.ack.wrapping_add(1));
+    assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
+    peer.bed.assert_empty();
+}
+
+#[test]
+fn container_that_ends_first_leaves_nothing_behind() {
+    let mut peer = Peer::new(Config::default());
+    peer.set_room(3);
+    peer.send(FIN | ACK | PSH, b"farewell");
+    assert_eq!(peer.bed.states(), ["CLOSE_WAIT"]);
+    assert!(!peer.bed.socket().1.finished, "not before its last byte");
+    peer.set_room(100);
+    assert!(peer.bed.socket().1.finished && peer.got() == b"farewell");
+    peer.bed.sent();
+    let sent = peer.host_sends(b"the answer");
+    assert_eq!(sent[0].data, b"the answer");
+    let fin = peer.host_ends();
+    assert!(fin[0].has(FIN));
+    peer.acknowledge(fin[0].seq.wrapping_add(1));
+    assert_eq!(peer.bed.states(), [""; 0]);
+    assert_eq!(peer.bed.last_socket().closed, Some(Close::Orderly));
+    peer.bed.assert_empty();
+}
+
+#[test]
+fn fin_out_of_order_is_remembered() {
+    let mut peer = Peer::new(Config::default());
+    peer.stray(5, FIN | ACK, b"").unwrap();
+    assert_eq!(peer.one().ack, peer.seq);
+    peer.send(ACK, b"12345");
+    peer.seq = peer.seq.wrapping_add(1);
+    assert_eq!(peer.one().ack, peer.seq);
+    assert_eq!(peer.bed.states(), ["CLOSE_WAIT"]);
+}
+
+#[test]
+fn failed_connects_are_told_as_what_they_are() {
+    for (why, flags, icmp, counted) in [
+        (Failure::Refused, Some(RST | ACK), None, None),
+        (Failure::Reset, Some(RST | ACK), None, None),
+        (Failure::HostUnreachable, None, Some(1), None),
+        (Failure::NetUnreachable, None, Some(0), None),
+        (Failure::Prohibited, None, Some(13), None),
+        (Failure::TimedOut, None, None, Some(DropReason::ConnectTimeout)),
+        (Failure::NoAddress, None, None, Some(DropReason::PortsExhausted)),
+    ] {
+        let mut peer = Peer::connecting(Config::default(), &OPTIONS);
+        peer.bed.decide(peer.id, Err(why));
+        if let Some(flags) = flags {
+            let rst = peer.one();
+            assert_eq!((rst.flags, rst.seq, rst.ack), (flags, 0, ISN.wrapping_add(1)));
+        } else if let Some(code) = icmp {
+            let packet = peer.bed.packets().remove(0);
+            assert_eq!((packet[9], packet[20], packet[21]), (1, 3, code), "{why:?}");
+            assert_eq!(packet[12..16], [172, 17, 0, 1]);
+            assert_eq!(crate::wire::get32(&packet, 28 + 24), ISN, "the SYN is quoted");
+            assert_eq!(crate::wire::checksum::sum(&packet[20..]), 0xffff);
+        }
+        assert!(peer.bed.world.out.is_empty());
+        assert_eq!(peer.bed.world.counted.pop(), counted);
+        peer.bed.assert_empty();
+        // The same when connect itself says so.
+        let mut bed = Bed::new(Config::default());
+        bed.world.connect = Err(why);
+        let syn = peer.seg(SYN, b"");
+        let result = bed.input(&syn);
+        assert_eq!(result.err(), (why == Failure::NoAddress).then_some(DropReason::PortsExhausted));
+        assert_eq!(bed.world.out.len(), usize::from(flags.is_some() || icmp.is_some()));
+        bed.world.sockets.clear();
+        bed.assert_empty();
+    }
+}
+
+#[test]
+fn syn_flood_is_bounded_and_the_oldest_gives_way() {
+    let config = Config { half_open_per_port: 10, ..Config::default() };
+    let mut bed = Bed::new(config);
+    let peer = Peer::connecting(Config::default(), &OPTIONS);
+    for port in 1000..2000 {
+        let syn = Seg { from: end("172.17.0.2", port), ..peer.seg(SYN, b"") };
+        bed.input(&syn).unwrap();
+        let open: Vec<u16> = bed.rows().iter().map(|r| r.tuple.sport).collect();
+        assert!(open.len() <= 10 && open.contains(&port) && open.iter().all(|p| *p + 10 > port));
+    }
+    assert_eq!(bed.world.counted.len(), 990);
+    assert_eq!(bed.world.sockets.values().filter(|s| s.closed.is_none()).count(), 10);
+    bed.pass(Duration::from_secs(200));
+    bed.assert_empty();
+}
+
+#[test]
+fn data_on_a_syn_is_not_lost() {
+    let mut bed = Bed::new(Config::default());
+    let mut peer = Peer::connecting(Config::default(), &OPTIONS);
+    let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"early") };
+    bed.input(&syn).unwrap();
+    let id = bed.socket().0;
+    bed.decide(id, Ok(()));
+    let answer = bed.sent().remove(0);
+    assert_eq!(answer.ack, ISN.wrapping_add(1), "the SYN alone is acknowledged");
+    (peer.seq, peer.ack) = (ISN.wrapping_add(1), answer.seq.wrapping_add(1));
+    let again = peer.seg(ACK, b"early");
+    bed.input(&again).unwrap();
+    assert_eq!(bed.world.sockets[&id].outbox, b"early");
+}
+
+#[test]
+fn urgent_byte_stays_urgent_and_in_its_place() {
+    let mut peer = Peer::new(Config::default());
+    let urgent = Seg { urgent: 3, flags: ACK | PSH | 0x20, ..peer.seg(ACK, b"abcdef") };
+    peer.bed.input(&urgent).unwrap();
+    assert_eq!(peer.got(), b"abcdef");
+    assert_eq!(peer.bed.world.sockets[&peer.id].urgent, [2]);
+}
+
+#[test]
+fn smallest_mss_makes_frames_of_at_most_128_segments() {
+    let mut options = OPTIONS;
+    options[2..4].copy_from_slice(&50_u16.to_be_bytes());
+    let mut peer = Peer::with(Config::default(), &options);
+    let sent = peer.host_sends(&ramp(100_000));
+    assert!(sent.len() >= 8 && sent.iter().all(|s| s.data.len() <= 128 * 88));
+    assert_eq!(sent[0].gso, 88);
+}
+
+#[test]
+fn old_timestamps_are_dropped_and_new_ones_echoed() {
+    let stamps = |value: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &[0; 4]].concat();
+    let options = [&OPTIONS[..], &stamps(1000)].concat();
+    let mut peer = Peer::received(Config::default(), &options);
+    let send = |peer: &mut Peer, value: u32, data: &[u8]| {
+        let seg = Seg { options: stamps(value), ..peer.seg(ACK, data) };
+        let result = peer.bed.input(&seg);
+        if result.is_ok() {
+            peer.seq = peer.seq.wrapping_add(data.len() as u32);
+        }
+        result
+    };
+    send(&mut peer, 1001, b"one").unwrap();
+    let ack = peer.one();
+    assert_eq!(ack.options[8..12], 1001_u32.to_be_bytes());
+    let ours = crate::wire::get32(&ack.options, 4);
+    assert_eq!(send(&mut peer, 1000, b"old"), Err(DropReason::InvalidState));
+    assert_eq!(peer.one().ack, peer.seq, "and acknowledged (RFC 7323 5.3)");
+    peer.pass(1234);
+    send(&mut peer, 1002, b"two").unwrap();
+    assert_eq!(crate::wire::get32(&peer.one().options, 4), ours.wrapping_add(1234), "milliseconds");
+    assert_eq!(peer.got(), b"onetwo");
+    let sent = peer.host_sends(&ramp(5000));
+    assert_eq!(sent[0].gso, 1448, "the option is part of the segment");
+}
+
+#[test]
+fn scoreboard_and_reassembly_are_bounded() {
+    let mut peer = Peer::new(Config::default());
+    for n in 1..1000 {
+        let _ = peer.stray(n * 20, ACK, b"piece"); // refused when there are too many
+        let ack = peer.one();
+        assert!(ack.sacks().len() <= 4);
+        if n <= 32 {
+            let at = peer.seq.wrapping_add_signed(n * 20);
+            assert_eq!(ack.sacks()[0], (at, at.wrapping_add(5)), "the newest first");
+        }
+    }
+    assert!(peer.bed.tcp.memory().0 <= 32 * 2048);
+    let sent = peer.host_sends(&ramp(262_144));
+    let first = sent[0].seq;
+    for n in 1..170 {
+        let left = first.wrapping_add(n * 1460);
+        peer.sack(first, &[(left, left.wrapping_add(700))]);
+    }
+    peer.acknowledge(first.wrapping_add(262_144));
+    assert_eq!(peer.bed.tcp.memory().1, 0);
+}
+
+#[test]
+fn challenge_answers_what_an_attacker_could_send() {
+    let mut peer = Peer::new(Config::default());
+    for (offset, flags) in [(1, RST), (5000, RST | ACK), (0, SYN), (5000, SYN)] {
+        assert_eq!(peer.stray(offset, flags, b""), Err(DropReason::InvalidState));
+        let challenge = peer.one();
+        assert_eq!((challenge.flags, challenge.seq, challenge.ack), (ACK, peer.ack, peer.seq));
+        assert_eq!(peer.stray(offset, flags, b""), Err(DropReason::InvalidState));
+        assert_eq!(peer.bed.sent(), [], "not twice at once");
+        peer.pass(100);
+    }
+    assert_eq!(peer.stray(-5000, RST, b""), Err(DropReason::InvalidState));
+    assert_eq!(peer.bed.sent(), []);
+    assert_eq!(peer.bed.states(), ["ESTABLISHED"]);
+}
+
+#[test]
+fn keepalive_of_the_container_is_asked_of_the_host() {
+    let mut peer = Peer::new(Config::default());
+    peer.stray(-1, ACK, b"").unwrap();
+    assert!(peer.bed.socket().1.keepalive);
+    assert_eq!(peer.one().ack, peer.seq);
+}
+
+#[test]
+fn segment_of_no_connection_is_refused() {
+    let mut bed = Bed::new(Config::default());
+    let mut peer = Peer::connecting(Config::default(), &OPTIONS);
+    peer.ack = 77;
+    assert_eq!(bed.input(&peer.seg(ACK, b"data")), Err(DropReason::Untracked));
+    let rst = bed.sent().remove(0);
+    assert_eq!((rst.flags, rst.seq, rst.from, rst.to), (RST, 77, peer.far, peer.me));
+    assert_eq!(bed.input(&peer.seg(FIN, b"data")), Err(DropReason::Untracked));
+    let rst = bed.sent().remove(0);
+    assert_eq!((rst.flags, rst.ack), (RST | ACK, peer.seq.wrapping_add(5)));
+    assert_eq!(bed.input(&peer.seg(RST, b"")), Err(DropReason::Untracked));
+    assert_eq!(bed.sent(), []);
+    assert_eq!(bed.input(&peer.seg(SYN | FIN, b"")), Err(DropReason::InvalidState));
+    bed.assert_empty();
+}
+
+#[test]
+fn syn_in_time_wait_begins_a_connection_with_higher_numbers() {
+    let mut peer = Peer::new(Config::default());
+    let last = peer.host_sends(&ramp(200_000)).pop().unwrap();
+    peer.host_ends();
+    peer.acknowledge(last.seq.wrapping_add(last.data.len() as u32 + 1));
+    peer.send(FIN | ACK, b"");
+    assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
+    peer.bed.sent();
+    // Its last FIN comes again: our acknowledgement was lost.
+    let fin = Seg { seq: peer.seq.wrapping_sub(1), ..peer.seg(FIN | ACK, b"") };
+    peer.bed.input(&fin).unwrap();
+    assert_eq!(peer.one().ack, peer.seq);
+    peer.bed.pass(Duration::from_secs(2));
+    let syn = Seg { seq: peer.seq.wrapping_add(9999), ..peer.seg(SYN, b"") };
+    peer.bed.input(&syn).unwrap();
+    assert_eq!(peer.bed.states(), ["CONNECTING"]);
+    let id = peer.bed.socket().0;
+    peer.bed.decide(id, Ok(()));
+    let answer = peer.one();
+    assert!((answer.seq.wrapping_sub(peer.ack) as i32) > 0, "RFC 6528");
+}
+
+#[test]
+fn detach_resets_both_ways() {
+    let mut peer = Peer::new(Config::default());
+    peer.set_room(0);
+    peer.send(ACK, &ramp(5000));
+    peer.host_sends(&ramp(5000));
+    peer.bed.tcp.detach(super::bed::PORT, peer.bed.now, &mut peer.bed.world);
+    let rst = peer.bed.sent().pop().unwrap();
+    assert_eq!((rst.flags, rst.ack), (RST | ACK, peer.seq));
+    assert_eq!(peer.bed.last_socket().closed, Some(Close::Reset));
+    peer.bed.assert_empty();
+}
+
+#[test]
+fn path_mtu_of_the_container_is_obeyed() {
+    let mut peer = Peer::new(Config::default());
+    let sent = peer.host_sends(&ramp(20_000));
+    let tuple = crate::core::conntrack::FiveTuple {
+        src: peer.far.addr,
+        dst: peer.me.addr,
+        sport: peer.far.port,
+        dport: peer.me.port,
+        proto: 6,
+    };
+    let bed = &mut peer.bed;
+    let tell =
+        |bed: &mut Bed, seq: u32| bed.tcp.icmp_error(&tuple, super::bed::NET, seq, Some(1400), bed.now, &mut bed.world);
+    assert!(!tell(bed, sent[0].seq.wrapping_sub(1)), "quotes nothing that is in flight");
+    assert!(tell(bed, sent[0].seq));
+    let again = bed.sent();
+    assert!(again.iter().all(|s| s.gso == 1360), "{again:?}");
+    assert_eq!(again.iter().map(|s| s.data.len()).sum::<usize>(), 20_000);
+}
+
+#[test]
+fn timeout_sends_one_super_frame_and_doubles() {
+    let mut peer = Peer::new(Config::default());
+    let first = peer.host_sends(&ramp(262_144));
+    let mut waits = Vec::new();
+    let mut last = peer.bed.now;
+    for _ in 0..7 {
+        let at = peer.bed.tcp.next_timeout().unwrap();
+        peer.bed.pass(at.since(peer.bed.now));
+        for again in peer.bed.sent() {
+            assert_eq!((again.seq, again.data.len()), (first[0].seq, first[0].data.len()));
+            waits.push(peer.bed.now.since(last).as_millis());
+            last = peer.bed.now;
+        }
+    }
+    assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800]);
+    assert!(peer.pass(30_000).last().unwrap().has(RST));
+    peer.bed.assert_empty();
+}
+
+#[test]
+fn twenty_thousand_connections_leave_nothing() {
+    let mut bed = Bed::new(Config::default());
+    let model = Peer::new(Config::default());
+    for n in 0..20_000_u32 {
+        let me = end("172.17.0.2", 1024 + (n % 60_000) as u16);
+        let seq = n.wrapping_mul(77_777);
+        let mut peer = Peer { bed, me, far: model.far, seq, ack: 0, window: 0xffff, id: SocketId(0) };
+        let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
+        peer.bed.input(&syn).unwrap();
+        peer.id = peer.bed.socket().0;
+        peer.bed.decide(peer.id, Ok(()));
+        peer.seq = peer.seq.wrapping_add(1);
+        peer.ack = peer.one().seq.wrapping_add(1);
+        peer.send(ACK | PSH, b"question");
+        peer.host_sends(&[7; 3000]);
+        match n % 3 {
+            0 => peer.send(RST | ACK, b""),
+            1 => {
+                peer.send(FIN | ACK, b"");
+                peer.host_ends();
+                peer.acknowledge(peer.ack.wrapping_add(3001));
+            }
+            _ => {
+                peer.host_ends();
+                peer.acknowledge(peer.ack.wrapping_add(3001));
+                peer.send(FIN | ACK, b"");
+                peer.bed.pass(Duration::from_secs(11));
+            }
+        }
+        bed = peer.bed;
+        bed.world.out.clear();
+        bed.world.sockets.clear();
+        assert!(bed.tcp.is_empty(), "{n}: {:?}", bed.rows());
+    }
+    bed.assert_empty();
 }

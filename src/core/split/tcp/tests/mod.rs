@@ -2,4 +2,5 @@
 
 mod bed;
 mod container;
+mod published;
 mod stacks;
