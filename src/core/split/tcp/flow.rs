@@ -634,9 +634,11 @@ impl Flow {
         now.since(self.heard)
     }
 
-    /// Sequence numbers that a TIME_WAIT keeps: ours next, the container's next, its last timestamp.
-    pub fn last_words(&self) -> (u32, u32, Option<u32>) {
-        (self.tx.nxt, self.rx.nxt, self.stamps.map(|s| s.recent))
+    /// What a TIME_WAIT keeps: our next sequence number, the container's next and its window field, its last timestamp.
+    pub fn last_words(&mut self) -> (u32, u32, u16, Option<u32>) {
+        let mss = u32::from(self.tx.mss);
+        let window = self.rx.advertise(mss);
+        (self.tx.nxt, self.rx.nxt, window, self.stamps.map(|s| s.recent))
     }
 
     /// Is `seq` of ours still unacknowledged? What an ICMP error must quote to be believed (RFC 5927 4).

@@ -43,7 +43,7 @@ mod timers;
 mod view;
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use hashbrown::HashMap;
 
@@ -54,6 +54,7 @@ use self::listen::Listener;
 pub use self::listen::{ListenerId, ListenerView};
 use self::pool::{Memory, Usage};
 use self::segment::Segment;
+use self::send::Send;
 use self::timers::Timers;
 pub use self::view::View;
 use super::ids::Owner;
@@ -70,13 +71,27 @@ use crate::frame::Frame;
 use crate::wire::ip::{proto, tcp};
 
 /// What a container calls a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     network: NetworkId,
     /// In the container.
     inside: Endpoint,
     /// What it takes for the other end.
     outside: Endpoint,
+}
+
+/// All 38 bytes in one write: SipHash is half as fast when it is fed field by field.
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 38];
+        bytes[..16].copy_from_slice(self.inside.addr.octets());
+        bytes[16..32].copy_from_slice(self.outside.addr.octets());
+        bytes[32..34].copy_from_slice(&self.inside.port.to_ne_bytes());
+        bytes[34..36].copy_from_slice(&self.outside.port.to_ne_bytes());
+        bytes[36..].copy_from_slice(&self.network.0.to_ne_bytes());
+        state.write(&bytes);
+    }
 }
 
 impl Key {
@@ -133,6 +148,8 @@ struct TimeWait {
     /// Our next sequence number, and the container's.
     ours: u32,
     theirs: u32,
+    /// As it stands in a header.
+    window: u16,
     /// The container's last timestamp.
     stamp: Option<u32>,
     stamp_offset: u32,
@@ -506,7 +523,7 @@ impl Tcp {
             }
             Fate::Gone => self.remove(slot, lower),
             Fate::TimeWait => {
-                let (ours, theirs, stamp) = flow.last_words();
+                let (ours, theirs, window, stamp) = flow.last_words();
                 let wait = TimeWait {
                     key: flow.key,
                     port: flow.port,
@@ -514,6 +531,7 @@ impl Tcp {
                     serial: flow.serial,
                     ours,
                     theirs,
+                    window,
                     stamp,
                     stamp_offset: flow.stamp_offset,
                 };
@@ -618,9 +636,9 @@ impl Tcp {
     fn enter(&mut self, slot: u32, mut flow: Flow, account: u32, now: Instant) {
         self.serial += 1;
         flow.serial = self.serial;
-        (flow.tx.iss, flow.stamp_offset) = self.initial(&flow.key, now);
-        flow.tx.una = flow.tx.iss;
-        flow.tx.nxt = flow.tx.iss;
+        let (iss, offset) = self.initial(&flow.key, now);
+        flow.tx = Send::new(iss, self.config.flight_initial, self.config.rto_initial);
+        flow.stamp_offset = offset;
         flow.account = account;
         if let Some(account) = &mut self.accounts[account as usize] {
             flow.place = account.flows.len() as u32; // bounded by flows_per_port
@@ -751,7 +769,7 @@ impl Tcp {
                 seq: wait.ours,
                 ack: wait.theirs,
                 flags: tcp::ACK,
-                window: 0,
+                window: wait.window,
                 options: build::Options::default(),
                 mss: 0,
             };

@@ -385,7 +385,7 @@ impl Flow {
         }
         let kind = if let Some(end) = tx.sacked.end() {
             let above = tx.sacked.covered(tx.una, tx.nxt);
-            if above < DUPLICATES * u32::from(tx.mss) && end != tx.nxt {
+            if above < DUPLICATES * u32::from(tx.mss) && end != tx.nxt && tx.duplicates < DUPLICATES {
                 return;
             }
             Lost::Holes

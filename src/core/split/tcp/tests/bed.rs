@@ -66,12 +66,31 @@ pub struct World {
     /// What a new connection's socket takes.
     pub sock_room: usize,
     random: u64,
-    pub recvs: usize,
+    /// The right edge that each end was last told, and the scale.
+    edges: BTreeMap<(Endpoint, Endpoint), (Option<u32>, u8)>,
 }
 
 impl World {
     fn sock(&mut self, id: SocketId) -> Result<&mut Sock, Failure> {
         self.sockets.get_mut(&id).filter(|s| s.closed.is_none()).ok_or(Failure::Other(9))
+    }
+}
+
+impl World {
+    /// The right edge of a window never moves left (RFC 9293 3.8.6.2.1).
+    fn check_edge(&mut self, seg: &Seg) {
+        let key = (seg.from, seg.to);
+        if seg.has(SYN) {
+            let scale = seg.options.windows(3).find(|o| o[..2] == [3, 3]).map_or(0, |o| o[2]);
+            let edge = seg.has(ACK).then(|| seg.ack.wrapping_add(u32::from(seg.window)));
+            self.edges.insert(key, (edge, scale));
+        } else if seg.has(ACK) && !seg.has(RST) {
+            let (last, scale) = self.edges[&key];
+            let edge = seg.ack.wrapping_add(u32::from(seg.window) << scale);
+            let moved = edge.wrapping_sub(last.unwrap_or(edge)) as i32;
+            assert!(moved >= 0, "the right edge moved by {moved}");
+            self.edges.insert(key, (Some(edge), scale));
+        }
     }
 }
 
@@ -92,7 +111,11 @@ impl Lower for World {
         frame.push_link(crate::wire::mac::Mac([0xee; 6]), crate::wire::mac::Mac([0xdd; 6]));
         assert_eq!(frame.len(), len + 14);
         frame.strip_link();
-        self.out.push_back(frame.out().with_vnet().to_vec());
+        let bytes = frame.out().with_vnet().to_vec();
+        if frame.layout().l4_kind == crate::frame::L4::Tcp {
+            self.check_edge(&Seg::read(&bytes));
+        }
+        self.out.push_back(bytes);
     }
 
     fn mtu(&self, _: NetworkId) -> usize {
@@ -174,7 +197,6 @@ impl Sockets for World {
     }
 
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure> {
-        self.recvs += 1;
         let sock = self.sock(id)?;
         assert!(!into.is_empty());
         if sock.inbox.is_empty() {
@@ -390,8 +412,13 @@ pub struct Bed {
 
 impl Bed {
     pub fn new(config: Config) -> Bed {
+        Bed::with_key(config, 9)
+    }
+
+    /// `key` decides all sequence numbers.
+    pub fn with_key(config: Config, key: u8) -> Bed {
         Bed {
-            tcp: Tcp::new(config, [9; 16]),
+            tcp: Tcp::new(config, [key; 16]),
             world: World {
                 sockets: BTreeMap::new(),
                 ids: Ids::default(),
@@ -403,7 +430,7 @@ impl Bed {
                 connect: Ok(()),
                 sock_room: usize::MAX,
                 random: 1,
-                recvs: 0,
+                edges: BTreeMap::new(),
             },
             now: Instant::from_secs(1000),
             again: Vec::new(),

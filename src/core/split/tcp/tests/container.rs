@@ -6,6 +6,7 @@ use super::bed::{ACK, Bed, Endpoint, FIN, PSH, RST, SYN, Seg, end};
 use crate::core::counters::DropReason;
 use crate::core::socket::{Close, Failure, Ready, SocketId};
 use crate::core::split::tcp::Config;
+use crate::core::split::tcp::segment::later;
 
 /// The container's initial sequence number: the streams wrap early.
 pub const ISN: u32 = 0xffff_fff0;
@@ -691,4 +692,210 @@ fn twenty_thousand_connections_leave_nothing() {
         assert!(bed.tcp.is_empty(), "{n}: {:?}", bed.rows());
     }
     bed.assert_empty();
+}
+
+#[test]
+fn loss_without_sack_is_found_by_duplicate_acknowledgements() {
+    for key in 0..16 {
+        lose_without_sack(Bed::with_key(Config::default(), key));
+    }
+}
+
+/// One loss from sequence numbers on that the bed's key decides.
+fn lose_without_sack(bed: Bed) {
+    let mut peer = Peer::from(bed, &[2, 4, 5, 180, 1, 3, 3, 7]);
+    peer.bed.decide(peer.id, Ok(()));
+    peer.seq = ISN.wrapping_add(1);
+    peer.ack = peer.one().seq.wrapping_add(1);
+    peer.send(ACK, b"");
+    let first = peer.host_sends(&ramp(262_144));
+    assert!(first.len() > 4);
+    let lost = first[0].seq;
+    for _ in 0..2 {
+        peer.acknowledge(lost);
+        assert_eq!(peer.bed.sent(), []);
+    }
+    peer.acknowledge(lost);
+    let again = peer.one();
+    assert_eq!((again.seq, again.data.len()), (lost, first[0].data.len()), "the super-frame");
+    // A second one was lost, too (RFC 6582): it is sent again at once.
+    peer.acknowledge(first[1].seq);
+    assert_eq!(peer.bed.sent()[0].seq, first[1].seq);
+    let all: u32 = first.iter().map(|s| s.data.len() as u32).sum();
+    peer.acknowledge(lost.wrapping_add(all));
+    assert_eq!(peer.bed.tcp.stats().losses, 1);
+    let row = peer.bed.rows().remove(0);
+    assert_eq!(row.cwnd, all / 2, "halved");
+}
+
+#[test]
+fn small_writes_share_chunks_and_are_sent_again_exactly() {
+    let mut peer = Peer::new(Config::default());
+    let data = ramp(9000);
+    let mut seen = Vec::new();
+    for piece in data.chunks(90) {
+        for seg in peer.host_sends(piece) {
+            seen.push((seg.seq, seg.data));
+        }
+    }
+    assert!(peer.bed.tcp.memory().1 <= 16_384, "{:?}", peer.bed.tcp.memory());
+    let start = seen[0].0;
+    // All but the pieces in the middle arrived: they lie within a chunk whose other bytes are still needed.
+    for n in 0..4 {
+        peer.sack(start.wrapping_add(90), &[(start.wrapping_add(180), start.wrapping_add(1170 + n))]);
+    }
+    let hole = peer.bed.sent();
+    assert_eq!((hole[0].seq, &hole[0].data[..]), (start.wrapping_add(90), &data[90..180]));
+    // Then nothing of it is heard of any more, and all comes again after a timeout.
+    let mut stream = vec![0; 9000];
+    for _ in 0..20 {
+        for seg in peer.pass(500) {
+            let at = seg.seq.wrapping_sub(start) as usize;
+            stream[at..at + seg.data.len()].copy_from_slice(&seg.data);
+            peer.ack = later(peer.ack, seg.seq.wrapping_add(seg.data.len() as u32));
+        }
+        peer.acknowledge(peer.ack);
+        for seg in peer.bed.sent() {
+            let at = seg.seq.wrapping_sub(start) as usize;
+            stream[at..at + seg.data.len()].copy_from_slice(&seg.data);
+            peer.ack = later(peer.ack, seg.seq.wrapping_add(seg.data.len() as u32));
+        }
+    }
+    assert!(stream[90..] == data[90..]);
+    assert_eq!(peer.bed.tcp.memory(), (0, 0));
+}
+
+#[test]
+fn container_without_window_scale_is_told_what_16_bits_hold() {
+    let mut peer = Peer::with(Config::default(), &[2, 4, 5, 180]);
+    peer.send(ACK, b"x");
+    assert_eq!(peer.one().window, 0xffff);
+    let sent = peer.host_sends(&ramp(200_000));
+    assert_eq!(sent.iter().map(|s| s.data.len()).sum::<usize>(), 65_535 / 1460 * 1460);
+}
+
+#[test]
+fn window_grows_for_who_fills_it_and_within_the_containers_sum() {
+    let mut peer = Peer::new(Config::default());
+    let data = ramp(50_000);
+    peer.send(ACK, b"x");
+    for _ in 0..20 {
+        for _ in 0..4 {
+            let seg = peer.seg(ACK, &data);
+            peer.seq = peer.seq.wrapping_add(50_000);
+            peer.bed.packet(&seg.packet()).unwrap();
+        }
+        peer.bed.tcp.flush(peer.bed.now, &mut peer.bed.world);
+    }
+    let last = peer.bed.sent().pop().unwrap();
+    assert_eq!(u32::from(last.window) << 4, 512 << 10, "200,000 a turn fill half of no more");
+    let mut small = Peer::new(Config { windows_per_port: 100_000, ..Config::default() });
+    small.send(ACK, &data);
+    assert_eq!(u32::from(small.one().window) << 4, 100_000);
+    let mut none = Peer::new(Config { windows_per_port: 0, ..Config::default() });
+    none.send(ACK, b"x");
+    assert_eq!(u32::from(none.one().window) << 4, 65_536, "the floor");
+}
+
+#[test]
+fn one_acknowledgement_a_turn_for_each_flow() {
+    let mut peer = Peer::new(Config::default());
+    for _ in 0..10 {
+        let seg = peer.seg(ACK, b"0123456789");
+        peer.seq = peer.seq.wrapping_add(10);
+        peer.bed.packet(&seg.packet()).unwrap();
+    }
+    assert_eq!(peer.bed.sent(), []);
+    peer.bed.tcp.flush(peer.bed.now, &mut peer.bed.world);
+    assert_eq!(peer.one().ack, peer.seq);
+    peer.bed.tcp.flush(peer.bed.now, &mut peer.bed.world);
+    assert_eq!(peer.bed.sent(), []);
+}
+
+#[test]
+fn flow_without_memory_goes_on_by_small_steps_and_never_stops() {
+    let mut peer = Peer::new(Config { pool: 0, pool_per_port: 0, ..Config::default() });
+    let data = ramp(30_000);
+    let mut got = Vec::new();
+    let mut sent = peer.host_sends(&data);
+    while got.len() < data.len() {
+        assert!(peer.bed.tcp.memory().1 <= 2048);
+        assert_eq!(sent.len(), 1, "{} bytes came", got.len());
+        got.extend_from_slice(&sent[0].data);
+        peer.acknowledge(sent[0].seq.wrapping_add(sent[0].data.len() as u32));
+        sent = peer.bed.sent();
+    }
+    assert!(got == data);
+    // Toward the host: what the socket takes needs no memory; what it does not take is not acknowledged.
+    peer.set_room(100);
+    let seg = peer.seg(ACK, &data[..1000]);
+    assert_eq!(peer.bed.input(&seg), Err(DropReason::SplitMemory));
+    let ack = peer.bed.sent().pop().unwrap();
+    assert_eq!(ack.ack, peer.seq.wrapping_add(100));
+    assert!(u32::from(ack.window) << 4 >= 64 << 10, "it stays what it was told");
+}
+
+#[test]
+fn one_call_does_a_bounded_amount_of_work() {
+    let mut peer = Peer::new(Config { flight_initial: 1 << 20, ..Config::default() });
+    peer.window = 0xffff;
+    peer.send(ACK, b"");
+    peer.bed.world.sockets.get_mut(&peer.id).unwrap().inbox.extend(ramp(1 << 20));
+    let ready = Ready { readable: true, ..Ready::default() };
+    let mut turns = 0;
+    while peer.bed.tcp.socket_ready(peer.id, ready, peer.bed.now, &mut peer.bed.world) {
+        let bytes: usize = peer.bed.sent().iter().map(|s| s.data.len()).sum();
+        assert!((256 << 10..320 << 10).contains(&bytes), "{bytes}");
+        turns += 1;
+    }
+    assert_eq!(turns, 3);
+}
+
+#[test]
+fn second_syn_of_a_container_that_began_anew_replaces_the_first() {
+    let mut peer = Peer::connecting(Config::default(), &OPTIONS);
+    let syn = Seg { seq: 42, ..peer.seg(SYN, b"") };
+    peer.bed.input(&syn).unwrap();
+    assert_eq!(peer.bed.world.sockets[&peer.id].closed, Some(Close::Reset));
+    let id = peer.bed.socket().0;
+    peer.bed.decide(id, Ok(()));
+    assert_eq!(peer.one().ack, 43);
+    // The old socket's event comes late.
+    let ready = Ready { writable: true, readable: true, error: true };
+    assert!(!peer.bed.tcp.socket_ready(peer.id, ready, peer.bed.now, &mut peer.bed.world));
+}
+
+#[test]
+fn ipv6_is_the_same() {
+    let mut bed = Bed::new(Config::default());
+    bed.world.gateway = Some(super::bed::addr_of("2001:db8:17::1"));
+    let model = Peer::connecting(Config::default(), &OPTIONS);
+    let (me, far) = (end("2001:db8:17::2", 40_000), end("2001:db8::5", 80));
+    let mut peer = Peer { bed, me, far, ..model };
+    let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
+    peer.bed.input(&syn).unwrap();
+    peer.id = peer.bed.socket().0;
+    peer.bed.decide(peer.id, Ok(()));
+    let answer = peer.one();
+    assert_eq!(answer.options[..4], [2, 4, 5, 160], "1440");
+    peer.seq = peer.seq.wrapping_add(1);
+    peer.ack = answer.seq.wrapping_add(1);
+    peer.send(ACK, b"six");
+    assert_eq!(peer.got(), b"six");
+    peer.bed.sent();
+    let sent = peer.host_sends(&ramp(100_000));
+    assert!(sent[0].gso == 1440 && sent[0].data.len() == 1440 * 45, "{} {}", sent[0].gso, sent[0].data.len());
+    peer.bed.tcp.detach(super::bed::PORT, peer.bed.now, &mut peer.bed.world);
+    peer.bed.sent();
+    peer.seq = peer.seq.wrapping_add(7777);
+    let syn = peer.seg(SYN, b"");
+    peer.bed.input(&syn).unwrap();
+    let id = peer.bed.socket().0;
+    peer.bed.decide(id, Err(Failure::HostUnreachable));
+    let error = peer.bed.packets().remove(0);
+    assert_eq!((error[6], error[40], error[41]), (58, 1, 3));
+    let (us, them) =
+        (crate::wire::addr::Addr::read6(&error, 8).unwrap(), crate::wire::addr::Addr::read6(&error, 24).unwrap());
+    let pseudo = crate::wire::checksum::pseudo_header(us, them, 58, (error.len() - 40) as u32);
+    assert_eq!(crate::wire::checksum::add(pseudo, crate::wire::checksum::sum(&error[40..])), 0xffff);
 }

@@ -4,3 +4,4 @@ mod bed;
 mod container;
 mod published;
 mod stacks;
+mod states;

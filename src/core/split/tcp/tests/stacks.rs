@@ -82,7 +82,7 @@ const CONTAINER: Ipv4Address = Ipv4Address::new(172, 17, 0, 2);
 
 impl Lab {
     fn new(config: Config, buffer: usize, faults: Faults, seed: u64) -> Lab {
-        let bed = Bed::new(config);
+        let bed = Bed::with_key(config, (seed >> 8) as u8);
         let mut nic = Nic { rx: VecDeque::new(), tx: VecDeque::new() };
         let mut stack = StackConfig::new(HardwareAddress::Ip);
         stack.random_seed = seed;
@@ -289,10 +289,60 @@ proptest! {
         published: bool,
         seed: u64,
     ) {
-        let mut lab = Lab::new(Config::default(), 65_535, Faults { lost, doubled, late }, seed);
+        let mut lab = Lab::new(Config::default(), 65_535, Faults::default(), seed);
         let id = if published { lab.accept() } else { lab.connect() };
+        lab.faults = Faults { lost, doubled, late };
         lab.exchange(id, &ramp(up), &ramp(down), room);
         lab.close(id, seed & 2 == 0);
         prop_assert_eq!(lab.bed.tcp.memory(), (0, 0));
     }
+}
+
+#[test]
+fn opening_survives_a_link_that_loses_every_third_packet() {
+    for published in [false, true] {
+        let mut lab = Lab::new(Config::default(), 65_535, Faults { lost: 333, ..Faults::default() }, 7);
+        let id = if published { lab.accept() } else { lab.connect() };
+        lab.exchange(id, &ramp(50_000), &ramp(50_003), usize::MAX);
+    }
+}
+
+#[test]
+fn slow_and_stopped_readers_cause_no_retransmission() {
+    for (room, buffer) in [(700, 65_535), (usize::MAX, 3000)] {
+        let mut lab = Lab::new(Config::default(), buffer, Faults::default(), 3);
+        let id = lab.connect();
+        lab.exchange(id, &ramp(400_000), &ramp(400_003), room);
+        assert_eq!(lab.bed.tcp.stats().retransmits, 0);
+    }
+    // A reader that stops for an hour, either side.
+    let mut lab = Lab::new(Config::default(), 20_000, Faults::default(), 3);
+    let id = lab.connect();
+    let down = ramp(400_000);
+    let sock = lab.bed.world.sockets.get_mut(&id).unwrap();
+    (sock.room, sock.eof) = (0, false);
+    sock.inbox.extend(&down);
+    let ready = crate::core::socket::Ready { readable: true, ..Default::default() };
+    lab.bed.tcp.socket_ready(id, ready, lab.bed.now, &mut lab.bed.world);
+    let mut sent = 0;
+    let until = lab.bed.now + Duration::from_secs(3600);
+    lab.run(Duration::from_secs(4000), |lab| {
+        let socket = lab.socket();
+        while socket.can_send() {
+            sent += socket.send_slice(&ramp(1000)).unwrap();
+        }
+        lab.bed.now > until
+    });
+    assert_eq!(lab.bed.states(), ["ESTABLISHED"]);
+    assert_eq!(lab.bed.tcp.stats().retransmits, 0);
+    let mut got = Vec::new();
+    lab.bed.world.sockets.get_mut(&id).unwrap().room = usize::MAX;
+    lab.run(Duration::from_secs(600), |lab| {
+        let socket = lab.socket();
+        if socket.can_recv() {
+            socket.recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+        }
+        got.len() >= down.len() && lab.bed.world.sockets[&id].outbox.len() >= sent
+    });
+    assert!(got == down);
 }
