@@ -487,7 +487,7 @@ impl Bed {
                 if sock.wants_read && (!sock.inbox.is_empty() || sock.eof || failed) {
                     (sock.wants_read, what.readable, what.error) = (false, true, failed);
                 }
-                if sock.wants_write && (sock.room > 0 || failed) {
+                if sock.wants_write && (sock.room > 0 || sock.send_error.is_some()) {
                     (sock.wants_write, what.writable, what.error) = (false, true, failed);
                 }
                 if what != Ready::default() {

@@ -2,6 +2,7 @@
 
 mod bed;
 mod container;
+mod hostile;
 mod published;
 mod stacks;
 mod states;
