@@ -507,7 +507,7 @@ impl Flow {
     }
 
     /// An acknowledgement for what does not fit, but not for ever.
-    fn answer_misfit(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn answer_misfit(&mut self, cx: &mut Context<'_>) {
         if self.last_answer.is_none_or(|at| cx.now.since(at) >= OUT_OF_WINDOW) {
             self.last_answer = Some(cx.now);
             self.ack_pending = true;

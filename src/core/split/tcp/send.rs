@@ -42,6 +42,9 @@ const KEEP: usize = 24_576;
 /// Duplicate acknowledgements that mean a loss (RFC 5681 3.2), and SACKed segments (RFC 6675 2).
 const DUPLICATES: u32 = 3;
 
+/// How old an acknowledgement may be whatever the container's window was, bytes.
+const MIN_REACH: u32 = 65_536;
+
 /// The end of our data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fin {
@@ -309,10 +312,15 @@ impl Send {
 }
 
 impl Flow {
-    /// The acknowledgement in a segment; `false`: the segment ends here.
-    pub(super) fn acknowledge(&mut self, s: &Segment<'_>, cx: &mut Context<'_>) -> Result<bool, DropReason> {
+    /// The acknowledgement in a segment; an error ends the segment here.
+    pub(super) fn acknowledge(&mut self, s: &Segment<'_>, cx: &mut Context<'_>) -> Result<(), DropReason> {
         if after(s.ack, self.tx.nxt) {
             self.ack_pending = true;
+            return Err(DropReason::InvalidState);
+        }
+        if distance(s.ack, self.tx.una) > self.tx.max_wnd.max(MIN_REACH) {
+            // RFC 5961 5.2: older than anything that can still be about.
+            self.answer_misfit(cx);
             return Err(DropReason::InvalidState);
         }
         let window = u32::from(s.window) << self.tx.scale;
@@ -374,7 +382,7 @@ impl Flow {
             }
         }
         self.detect_loss(cx);
-        Ok(true)
+        Ok(())
     }
 
     fn detect_loss(&mut self, cx: &mut Context<'_>) {

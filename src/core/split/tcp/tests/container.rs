@@ -658,7 +658,7 @@ fn timeout_sends_one_super_frame_and_doubles() {
 
 #[test]
 fn twenty_thousand_connections_leave_nothing() {
-    let mut bed = Bed::new(Config::default());
+    let mut bed = Bed::new(Config { time_wait_max: 50, ..Config::default() });
     let model = Peer::new(Config::default());
     for n in 0..20_000_u32 {
         let me = end("172.17.0.2", 1024 + (n % 60_000) as u16);
@@ -683,7 +683,8 @@ fn twenty_thousand_connections_leave_nothing() {
                 peer.host_ends();
                 peer.acknowledge(peer.ack.wrapping_add(3001));
                 peer.send(FIN | ACK, b"");
-                peer.bed.pass(Duration::from_secs(11));
+                let waits = peer.bed.states().len();
+                assert!((1..=50).contains(&waits), "{waits} in TIME_WAIT");
             }
         }
         bed = peer.bed;
@@ -898,4 +899,32 @@ fn ipv6_is_the_same() {
         (crate::wire::addr::Addr::read6(&error, 8).unwrap(), crate::wire::addr::Addr::read6(&error, 24).unwrap());
     let pseudo = crate::wire::checksum::pseudo_header(us, them, 58, (error.len() - 40) as u32);
     assert_eq!(crate::wire::checksum::add(pseudo, crate::wire::checksum::sum(&error[40..])), 0xffff);
+}
+
+#[test]
+fn limits_refuse_new_connections_and_keep_old_ones() {
+    for (config, room, why) in [
+        (Config { flows_max: 1, ..Config::default() }, 10, DropReason::FlowTableFull),
+        (Config { flows_per_port: 1, ..Config::default() }, 10, DropReason::FlowQuota),
+        (Config::default(), 0, DropReason::NoSocket),
+    ] {
+        let mut peer = Peer::new(config);
+        peer.bed.world.room = room;
+        let syn = Seg { from: end("172.17.0.2", 1), ..peer.seg(SYN, b"") };
+        assert_eq!(peer.bed.input(&syn), Err(why));
+        assert_eq!(peer.bed.sent(), []);
+        peer.send(ACK, b"still here");
+        assert_eq!(peer.got(), b"still here");
+        peer.bed.tcp.detach(super::bed::PORT, peer.bed.now, &mut peer.bed.world);
+        peer.bed.assert_empty();
+    }
+}
+
+#[test]
+fn acknowledgement_from_long_ago_is_challenged() {
+    let mut peer = Peer::new(Config::default());
+    let old = Seg { ack: peer.ack.wrapping_sub(1 << 30), ..peer.seg(ACK, b"forged") };
+    assert_eq!(peer.bed.input(&old), Err(DropReason::InvalidState));
+    assert_eq!(peer.one().ack, peer.seq);
+    assert_eq!(peer.got(), b"");
 }
