@@ -149,6 +149,8 @@ pub struct DatagramError {
     pub mtu: u32,
     /// Who sent the error, if a router or host did.
     pub offender: Option<Addr>,
+    /// Of an echo request: its sequence number, if the error quotes it.
+    pub sequence: Option<u16>,
 }
 
 /// What kind of destination the host takes an address for (its local and main routing tables).
@@ -205,7 +207,8 @@ pub trait Sockets {
     /// Opens a datagram socket at an address and port; port 0: any, address unspecified: all. Where it is bound.
     fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure>;
 
-    /// Sends one datagram, or several of one length.
+    /// Sends one datagram, or several of one length. The payload of an ICMP socket is a whole echo request from its type
+    /// on, of which the host writes identifier and checksum; and what is received on one, a whole echo reply.
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure>;
 
     /// Receives one datagram, or several of one length from one peer.

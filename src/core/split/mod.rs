@@ -13,10 +13,15 @@
 //!
 //! The engines are given a [`Lower`]: what they need of the router below and of the host's sockets beside them.
 
+pub mod ids;
+pub mod udp;
+
+use self::ids::Ids;
 use super::network::NetworkId;
 use super::port::PortId;
 use super::socket::Sockets;
 use crate::frame::Frame;
+use crate::wire::addr::{Addr, Cidr};
 
 /// Which container a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +35,9 @@ pub trait Lower {
     /// The host's sockets.
     fn sockets(&mut self) -> &mut dyn Sockets;
 
+    /// The names of the host's sockets, of all engines.
+    fn ids(&mut self) -> &mut Ids;
+
     /// Sends an IP packet into a network: to the station that has its destination, which may have to be asked for first.
     /// `frame` begins with the IP header (parsed as [`crate::frame::Link::Ip`]) and has headroom for a link header. It may
     /// ask for segmentation and a partial checksum, and is not kept; a bridge's or device's refusal is counted there.
@@ -39,7 +47,10 @@ pub trait Lower {
     fn mtu(&self, network: NetworkId) -> usize;
 
     /// The gateway's address in a network.
-    fn gateway(&self, network: NetworkId) -> Option<crate::wire::addr::Addr>;
+    fn gateway(&self, network: NetworkId) -> Option<Addr>;
+
+    /// The on-link prefix of a network.
+    fn subnet(&self, network: NetworkId) -> Option<Cidr>;
 
     /// An unguessable number.
     fn random(&mut self) -> u64;
