@@ -13,9 +13,8 @@ use crate::core::bridge::bucket::Bucket;
 use crate::core::hash::Keyed;
 use crate::core::icmp::{self as errors, Complaint, Limiter};
 use crate::core::network::NetworkId;
-use crate::core::port::PortId;
 use crate::core::socket::{DatagramError, Failure, RouteKind};
-use crate::core::split::{Lower, Origin};
+use crate::core::split::{Lower, policy};
 use crate::core::time::Instant;
 use crate::frame::{Frame, HEADROOM, Link};
 use crate::wire::addr::Addr;
@@ -33,6 +32,14 @@ const MAX_ERROR: usize = 576;
 
 /// MTUs of real links (RFC 1191 7.1, and Ethernet), for when nobody says what would fit.
 const PLATEAUS: [u16; 10] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_500, 1_492, 1_006, 508, 296];
+
+/// A packet that an error is about.
+pub(in crate::core::split) struct About<'a> {
+    pub src: Addr,
+    pub dst: Addr,
+    pub proto: u8,
+    pub quote: &'a Quote,
+}
 
 /// Tells containers.
 pub(in crate::core::split) struct Errors {
@@ -80,17 +87,16 @@ impl Errors {
     /// The gateway complains about a packet that a container sent.
     pub fn complain(
         &mut self,
-        origin: Origin,
-        (src, dst): (Addr, Addr),
-        proto: u8,
-        quote: &Quote,
+        network: NetworkId,
+        about: &About<'_>,
         complaint: Complaint,
         now: Instant,
         lower: &mut dyn Lower,
     ) {
-        let Some(gateway) = lower.gateway(origin.network) else { return };
-        if self.own.allow(src, now) {
-            send(gateway, src, origin.network, complaint, &quote.write(src, dst, proto, None), lower);
+        let Some(gateway) = lower.gateway(network) else { return };
+        if self.own.allow(about.src, now) {
+            let quoted = about.quote.write(about.src, about.dst, about.proto, None);
+            send(gateway, about.src, network, complaint, &quoted, lower);
         }
     }
 }
@@ -150,15 +156,8 @@ fn shown_offender(offender: Addr, flow: &Flow, lower: &mut dyn Lower) -> Option<
 /// May an address of the host's world not be shown in a network: is it loopback, of the host itself, of one link only,
 /// no single host's, or of the network's own (CVE-2021-20199)?
 pub(in crate::core::split) fn is_hidden(addr: Addr, network: NetworkId, lower: &mut dyn Lower) -> bool {
-    let one_link = match addr.as_v4() {
-        Some([first, second, ..]) => first == 0 || first == 127 || (first, second) == (169, 254) || first >= 224,
-        None => {
-            let octets = addr.octets();
-            octets[0] == 0xff || (octets[0], octets[1] & 0xc0) == (0xfe, 0x80) || octets[..12] == [0; 12]
-        }
-    };
-    one_link
-        || lower.subnet(network).is_some_and(|subnet| subnet.contains(addr))
+    policy::special(addr).is_some()
+        || lower.on_link(network, addr)
         || matches!(lower.sockets().route_kind(addr), RouteKind::Local | RouteKind::Broadcast)
 }
 
@@ -168,22 +167,5 @@ fn send(from: Addr, to: Addr, network: NetworkId, complaint: Complaint, quoted: 
     let len = errors::error(&mut buf[HEADROOM..], from, to, complaint, quoted, id);
     if let Ok(mut frame) = Frame::parse(&mut buf, HEADROOM, HEADROOM + len, Link::Ip) {
         lower.deliver(network, &mut frame);
-    }
-}
-
-/// What was dropped on its way to containers, by container and reason.
-#[derive(Debug, Default)]
-pub(in crate::core::split) struct Dropped(std::collections::BTreeMap<(PortId, usize), u64>);
-
-impl Dropped {
-    /// Counts.
-    pub fn count(&mut self, owner: PortId, why: crate::core::counters::DropReason, packets: u64) {
-        *self.0.entry((owner, why as usize)).or_default() += packets;
-    }
-
-    /// What was counted since the last call.
-    pub fn take(&mut self) -> Vec<(PortId, crate::core::counters::DropReason, u64)> {
-        let all = crate::core::counters::DropReason::ALL;
-        std::mem::take(&mut self.0).into_iter().map(|((owner, why), count)| (owner, all[why], count)).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::core::counters::DropReason;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
 use crate::core::socket::{
@@ -50,6 +51,7 @@ pub(in crate::core::split) struct Around {
     /// Packets as they go out, with their virtio header.
     pub delivered: Vec<Vec<u8>>,
     pub mtu: usize,
+    pub dropped: Vec<(PortId, DropReason)>,
     random: u64,
 }
 
@@ -77,7 +79,7 @@ impl Around {
             opened: 0,
             next_port: 32_768,
         };
-        Around { host, ids: Ids::default(), delivered: Vec::new(), mtu: 1500, random: 1 }
+        Around { host, ids: Ids::default(), delivered: Vec::new(), mtu: 1500, dropped: Vec::new(), random: 1 }
     }
 
     /// The only socket.
@@ -142,8 +144,12 @@ impl Lower for Around {
         Some(GATEWAY)
     }
 
-    fn subnet(&self, _: NetworkId) -> Option<Cidr> {
-        Cidr::new(GATEWAY, 16)
+    fn on_link(&self, _: NetworkId, addr: Addr) -> bool {
+        Cidr::new(GATEWAY, 16).is_some_and(|subnet| subnet.contains(addr))
+    }
+
+    fn count(&mut self, port: PortId, why: DropReason) {
+        self.dropped.push((port, why));
     }
 
     fn random(&mut self) -> u64 {

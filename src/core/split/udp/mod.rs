@@ -31,12 +31,12 @@
 //! Sockets take ports of the host's `ip_local_port_range`, and 28,232 wildcard UDP sockets leave none for the host's own
 //! resolver (measured): all containers together get a quarter of the range, one container a quarter of that.
 
-mod account;
-mod errors;
+pub(super) mod account;
+pub(super) mod errors;
 #[cfg(test)]
 pub(super) mod fake;
-mod packet;
-mod table;
+pub(super) mod packet;
+pub(super) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +44,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use self::errors::{Dropped, Errors, is_hidden};
+use self::errors::{About, Errors, is_hidden};
 use self::packet::{Arrived, HEADERS, Identifications, MAX_DATA, Quote};
 use self::table::{Begun, Flow, Kind, New, Rank, Table, Way};
 use super::ids::Owner;
@@ -122,7 +122,6 @@ pub struct Udp {
     table: Table,
     errors: Errors,
     ids: Identifications,
-    dropped: Dropped,
     /// Where datagrams are received; taken while it is in use.
     buffer: Vec<u8>,
     /// Where fragments are made; empty until the first.
@@ -137,7 +136,6 @@ impl Udp {
             table: Table::new(config.limits, config.timeouts, key.clone()),
             errors: Errors::new(key.clone(), now),
             ids: Identifications::new(key),
-            dropped: Dropped::default(),
             buffer: Vec::new(),
             scratch: Vec::new(),
         }
@@ -193,8 +191,8 @@ impl Udp {
             Ok(at) => at,
             Err(why) => {
                 // RFC 5508 REQ-8, RFC 6888 REQ-8
-                let ends = (inside.addr, shown.addr);
-                self.errors.complain(origin, ends, proto::UDP, &quote, Complaint::Prohibited, now, lower);
+                let about = About { src, dst, proto: proto::UDP, quote: &quote };
+                self.errors.complain(origin.network, &about, Complaint::Prohibited, now, lower);
                 return Err(why);
             }
         };
@@ -296,12 +294,8 @@ impl Udp {
     /// At most `max` flows, from `cursor` on (0: from the first), and the cursor of the next ones.
     pub fn flows(&self, cursor: u64, max: usize, now: Instant) -> (Vec<FlowRow>, Option<u64>) {
         let (flows, next) = self.table.page(cursor, max);
-        (flows.into_iter().map(|flow| row(flow, &self.table, proto::UDP, now)).collect(), next)
-    }
-
-    /// What was dropped since the last call on its way to containers, by container and reason.
-    pub fn take_dropped(&mut self) -> Vec<(PortId, DropReason, u64)> {
-        self.dropped.take()
+        let bound = |flow: &Flow| self.table.socket(flow.socket).map_or(flow.inside, |socket| socket.bound);
+        (flows.into_iter().map(|flow| row(flow, bound(flow), proto::UDP, now)).collect(), next)
     }
 
     /// The flow that a container's datagram belongs to, which it may begin.
@@ -314,7 +308,7 @@ impl Udp {
         now: Instant,
         lower: &mut dyn Lower,
     ) -> Result<u32, DropReason> {
-        if let Some(at) = self.table.from_inside(origin, inside, shown, now)
+        if let Some(at) = self.table.of_container(origin, inside, shown, now)
             && let Some(flow) = self.table.flow(at)
             && (flow.begun == Begun::Outside || flow.peer == peer)
         {
@@ -401,13 +395,15 @@ impl Udp {
         let Some(id) = self.table.socket(socket).map(|s| s.id) else {
             return Err(Refusal { why: Failure::Reset, told: true });
         };
-        match lower.sockets().send_to(id, peer, data, &how) {
+        let first = match lower.sockets().send_to(id, peer, data, &how) {
             Ok(()) => return Ok(()),
             Err(why @ (Failure::WouldBlock | Failure::NoMemory)) => return Err(Refusal { why, told: true }),
-            Err(_) => {}
+            Err(why) => why,
+        };
+        if self.drain(socket, now, lower).told == Some(at) {
+            return Err(Refusal { why: first, told: true });
         }
-        // Maybe it is about another datagram, an ICMP error: that is told, and this one tried again.
-        self.drain(socket, now, lower);
+        // It may have been about another datagram, an ICMP error; that is told, and this one tried again.
         match lower.sockets().send_to(id, peer, data, &how) {
             Ok(()) => Ok(()),
             Err(why) => {
@@ -423,9 +419,9 @@ impl Udp {
             && !refusal.told
             && let Some(complaint) = errors::refusal(refusal.why, &flow.last)
         {
-            let ends = (flow.inside.addr, flow.shown.addr);
-            let (origin, quote) = (flow.origin, flow.last);
-            self.errors.complain(origin, ends, proto::UDP, &quote, complaint, now, lower);
+            let (src, dst) = (flow.inside.addr, flow.shown.addr);
+            let about = About { src, dst, proto: proto::UDP, quote: &flow.last };
+            self.errors.complain(flow.origin.network, &about, complaint, now, lower);
         }
         match refusal.why {
             Failure::WouldBlock | Failure::NoMemory => DropReason::HostBusy,
@@ -475,7 +471,7 @@ impl Udp {
             match lower.sockets().recv_from(id, into) {
                 Ok(received) => {
                     if let Err((owner, why)) = self.arrived(at, buffer, received, now, lower) {
-                        self.dropped.count(owner, why, 1);
+                        lower.count(owner, why);
                     }
                     left = left.saturating_sub(received.len.max(1));
                     if left == 0 {
@@ -513,8 +509,8 @@ impl Udp {
         }
         let len = received.len.min(MAX_DATA);
         let found = match kind {
-            Kind::Inside { .. } => self.table.from_peer(at, received.from, None, now).ok_or(DropReason::Unsolicited),
-            Kind::Published { to, .. } => match self.table.from_peer(at, received.from, received.to, now) {
+            Kind::Inside { .. } => self.table.of_peer(at, received.from, None, now).ok_or(DropReason::Unsolicited),
+            Kind::Published { to, .. } => match self.table.of_peer(at, received.from, received.to, now) {
                 Some(flow) => Ok(flow),
                 None => self.client(at, origin, to, &received, now, lower),
             },
@@ -570,7 +566,7 @@ impl Udp {
             shown.addr = lower.gateway(origin.network).ok_or(DropReason::NoGateway)?;
         }
         let mut attempts = 0;
-        while self.table.from_inside(origin, to, shown, now).is_some() {
+        while self.table.of_container(origin, to, shown, now).is_some() {
             if attempts == PORT_ATTEMPTS {
                 return Err(DropReason::PortsExhausted);
             }
@@ -624,9 +620,8 @@ pub(super) fn deliver(network: NetworkId, mut frame: Frame<'_>, scratch: &mut Ve
     fragment::fragment(&mut frame, mtu, scratch, &mut |mut piece| lower.deliver(network, &mut piece));
 }
 
-/// A flow as listed.
-fn row(flow: &Flow, table: &Table, proto: u8, now: Instant) -> FlowRow {
-    let bound = table.socket(flow.socket).map_or(flow.inside, |s| s.bound);
+/// A flow as listed; its socket is bound there.
+pub(super) fn row(flow: &Flow, bound: Endpoint, proto: u8, now: Instant) -> FlowRow {
     let tuple = |from: Endpoint, to: Endpoint| FiveTuple {
         src: from.addr,
         dst: to.addr,

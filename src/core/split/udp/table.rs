@@ -286,7 +286,7 @@ impl Table {
     }
 
     /// The flow by which a container reaches `shown`, if it has not ended by `now`.
-    pub fn from_inside(&mut self, origin: Origin, inside: Endpoint, shown: Endpoint, now: Instant) -> Option<u32> {
+    pub fn of_container(&mut self, origin: Origin, inside: Endpoint, shown: Endpoint, now: Instant) -> Option<u32> {
         let at = self.by_shown.get(&(origin, inside, shown)).copied()?;
         self.live(at, now)
     }
@@ -299,7 +299,7 @@ impl Table {
     }
 
     /// The flow of a peer on a socket, if it has not ended by `now`.
-    pub fn from_peer(&mut self, socket: u32, peer: Endpoint, local: Option<Addr>, now: Instant) -> Option<u32> {
+    pub fn of_peer(&mut self, socket: u32, peer: Endpoint, local: Option<Addr>, now: Instant) -> Option<u32> {
         let at = self.by_peer.get(&(socket, peer, local)).copied()?;
         self.live(at, now)
     }
