@@ -83,6 +83,7 @@ drop_reasons! {
     PortGone "port-gone" "the receiving device is gone"
     OffloadRefused "offload-refused" "the receiving kernel refused the virtio header"
     WriteFailed "write-failed" "the receiving device failed in another way"
+    NotAllowed "not-allowed" "to an address that containers may not reach by the host's sockets"
     HostBusy "host-busy" "the host's socket had no room for it"
     HostRefused "host-refused" "the host would not send it"
     Unsolicited "unsolicited" "to a host socket, from a peer that its container did not ask (U8)"

@@ -207,8 +207,7 @@ pub trait Sockets {
     /// Opens a datagram socket at an address and port; port 0: any, address unspecified: all. Where it is bound.
     fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure>;
 
-    /// Sends one datagram, or several of one length. The payload of an ICMP socket is a whole echo request from its type
-    /// on, of which the host writes identifier and checksum; and what is received on one, a whole echo reply.
+    /// Sends one datagram, or several of one length.
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure>;
 
     /// Receives one datagram, or several of one length from one peer.

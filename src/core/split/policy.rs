@@ -20,6 +20,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::core::counters::DropReason;
+use crate::core::icmp::Complaint;
 use crate::core::socket::RouteKind;
 use crate::wire::addr::Addr;
 
@@ -99,6 +101,35 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// What the sender is told: a host's refusal looks like that of a filter (RFC 1812 5.2.7.1), or of a router.
+    pub const fn complaint(self) -> Complaint {
+        match self {
+            Reason::NoRoute => Complaint::NetworkUnreachable,
+            Reason::Unspecified
+            | Reason::Loopback
+            | Reason::Metadata
+            | Reason::LinkLocal
+            | Reason::Multicast
+            | Reason::Broadcast
+            | Reason::Reserved
+            | Reason::HostAddress => Complaint::Prohibited,
+        }
+    }
+
+    /// How it is counted.
+    pub const fn drop_reason(self) -> DropReason {
+        match self {
+            Reason::NoRoute => DropReason::NoRoute,
+            Reason::Multicast | Reason::Broadcast => DropReason::Broadcast,
+            Reason::Unspecified
+            | Reason::Loopback
+            | Reason::Metadata
+            | Reason::LinkLocal
+            | Reason::Reserved
+            | Reason::HostAddress => DropReason::NotAllowed,
+        }
+    }
+
     /// One line for a log: what it is, and which switch would allow it.
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -335,6 +366,13 @@ mod tests {
         let both = Config { allow_link_local: true, ..CLOSED };
         assert_eq!(Policy::new(both).decide(addr("169.254.1.2"), RouteKind::Local), Decision::Refuse(HostAddress));
         assert_eq!(Policy::default().decide(addr("127.0.0.1"), RouteKind::Local), Decision::Refuse(Loopback));
+    }
+
+    #[test]
+    fn refusal_is_told_as_a_filters_but_for_a_missing_route() {
+        assert_eq!((NoRoute.complaint(), NoRoute.drop_reason()), (Complaint::NetworkUnreachable, DropReason::NoRoute));
+        assert_eq!((Loopback.complaint(), Loopback.drop_reason()), (Complaint::Prohibited, DropReason::NotAllowed));
+        assert_eq!(Multicast.drop_reason(), DropReason::Broadcast);
     }
 
     #[test]

@@ -65,6 +65,9 @@ impl Errors {
         lower: &mut dyn Lower,
     ) -> bool {
         let Some(complaint) = complaint(error, quote) else { return false };
+        if is_group(flow.shown.addr) {
+            return false;
+        }
         let network = flow.origin.network;
         let (from, ttl) = match error.icmp {
             Ok((kind, _)) => {
@@ -94,7 +97,7 @@ impl Errors {
         lower: &mut dyn Lower,
     ) {
         let Some(gateway) = lower.gateway(network) else { return };
-        if self.own.allow(about.src, now) {
+        if !is_group(about.dst) && self.own.allow(about.src, now) {
             let quoted = about.quote.write(about.src, about.dst, about.proto, None);
             send(gateway, about.src, network, complaint, &quoted, lower);
         }
@@ -137,6 +140,11 @@ fn complaint(error: &DatagramError, quote: &Quote) -> Option<Complaint> {
         Err(Failure::TooLong) => quote.dont_fragment.then(|| too_long(error.mtu)),
         Err(why) => refusal(why, quote),
     }
+}
+
+/// Is it no single host's? Nothing is said about what was sent there (RFC 1122 3.2.2).
+fn is_group(addr: Addr) -> bool {
+    addr.is_multicast() || addr == Addr::V4_BROADCAST
 }
 
 /// The next MTU below a packet's length, bytes.

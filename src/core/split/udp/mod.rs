@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use self::errors::{About, Errors, is_hidden};
 use self::packet::{Arrived, HEADERS, Identifications, MAX_DATA, Quote};
-use self::table::{Begun, Flow, Kind, New, Rank, Table, Way};
+use self::table::{Begun, Flow, Kind, New, Rank, Spared, Table, Way};
 use super::ids::Owner;
 use super::{Lower, Origin};
 use crate::core::command::Traffic;
@@ -346,7 +346,7 @@ impl Udp {
             };
             lower.ids().remove(id);
             let scarce = matches!(why, Failure::NoFiles | Failure::NoAddress | Failure::InUse | Failure::NoMemory);
-            if !(scarce && spared && self.table.evict_socket(origin.port)) {
+            if !(scarce && spared && self.table.evict_socket(origin.port, Spared::Assured)) {
                 return Err(if scarce { DropReason::PortsExhausted } else { DropReason::HostRefused });
             }
             spared = false;

@@ -18,7 +18,8 @@
 //! Flows end by time. A packet only writes its flow's deadline; the order of deadlines is brought up to date when the old
 //! one comes. So it is with the order in which flows and sockets make room for new ones: of the same container, those
 //! that a client began and nobody answered first, then those that nobody answered, then the rest, each by age. An assured
-//! flow (a conversation of more than two seconds) is not evicted, nor a socket that has one.
+//! flow (a conversation of more than two seconds), or a socket that has one, never makes room for its own container; only
+//! for one that has fewer, when all containers together are at the limit: four that fill it leave a fifth its share.
 //!
 //! # Limits
 //! Sockets and flows are counted over all containers and for each ([`Limits`]).
@@ -170,6 +171,21 @@ pub(in crate::core::split) struct New {
     pub peer: Endpoint,
     pub local: Option<Addr>,
     pub begun: Begun,
+}
+
+/// What does not make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::core::split) enum Spared {
+    /// Conversations.
+    Assured,
+    /// Nothing, but everything else goes first.
+    Nothing,
+}
+
+impl Spared {
+    fn spares(self, rank: Rank) -> bool {
+        self == Spared::Assured && rank == Rank::Assured
+    }
 }
 
 /// The limits are reached, and nothing may make room.
@@ -325,7 +341,8 @@ impl Table {
                 Room::Yes => return Ok(()),
                 Room::Never => return Err(Full),
                 Room::After(victim) => {
-                    if !self.evict_socket(victim) && (victim == owner || !self.evict_socket(owner)) {
+                    let spared = if victim == owner { Spared::Assured } else { Spared::Nothing };
+                    if !self.evict_socket(victim, spared) {
                         return Err(Full);
                     }
                 }
@@ -334,14 +351,14 @@ impl Table {
     }
 
     /// Ends the socket that `owner` is to miss least; `false`: it can spare none.
-    pub fn evict_socket(&mut self, owner: PortId) -> bool {
+    pub fn evict_socket(&mut self, owner: PortId, spared: Spared) -> bool {
         for _ in 0..REORDERS {
             let Some(&(of, rank, stamp, at)) =
                 self.socket_order.range((owner, Rank::Unasked, Instant::ZERO, 0)..).next()
             else {
                 return false;
             };
-            if of != owner || rank == Rank::Assured {
+            if of != owner || spared.spares(rank) {
                 return false;
             }
             let Some(socket) = self.sockets.get_mut(at) else { return false };
@@ -354,7 +371,7 @@ impl Table {
             self.socket_order.insert((of, rank, used, at));
         }
         match self.socket_order.range((owner, Rank::Unasked, Instant::ZERO, 0)..).next() {
-            Some(&(of, rank, _, at)) if of == owner && rank < Rank::Assured => {
+            Some(&(of, rank, _, at)) if of == owner && !spared.spares(rank) => {
                 self.remove_socket(at);
                 true
             }
@@ -564,7 +581,8 @@ impl Table {
                 Room::Yes => return Ok(()),
                 Room::Never => return Err(Full),
                 Room::After(victim) => {
-                    if !self.evict_flow(victim, socket) && (victim == owner || !self.evict_flow(owner, socket)) {
+                    let spared = if victim == owner { Spared::Assured } else { Spared::Nothing };
+                    if !self.evict_flow(victim, spared, socket) {
                         return Err(Full);
                     }
                 }
@@ -572,11 +590,11 @@ impl Table {
         }
     }
 
-    fn evict_flow(&mut self, owner: PortId, keep: u32) -> bool {
+    fn evict_flow(&mut self, owner: PortId, spared: Spared, keep: u32) -> bool {
         for _ in 0..REORDERS {
             let Some((of, rank, queued, at)) = self.first_flow(owner) else { return false };
             let Some(flow) = self.flows.get(at) else { return false };
-            if of != owner || rank == Rank::Assured {
+            if of != owner || spared.spares(rank) {
                 return false;
             }
             if flow.deadline <= queued {
@@ -585,7 +603,7 @@ impl Table {
             self.requeue(at);
         }
         match self.first_flow(owner) {
-            Some((_, rank, _, at)) if rank < Rank::Assured => {
+            Some((_, rank, _, at)) if !spared.spares(rank) => {
                 let socket = self.detach_flow(at);
                 if let Some(socket) = socket.filter(|socket| *socket != keep) {
                     self.drop_idle(socket);

@@ -548,6 +548,46 @@ fn conversation_is_never_evicted_and_the_container_is_told() {
 }
 
 #[test]
+fn containers_that_fill_the_host_with_conversations_leave_another_its_share() {
+    let limits = Limits { sockets: 10, sockets_each: 5, flows: 10, flows_each: 5 };
+    let mut udp = Udp::new(Config { limits, ..Config::for_ports(1..=1) }, [7; 16], NOW);
+    let mut around = Around::new();
+    let to = "198.51.100.5:5000";
+    let all: Vec<_> = (2..4).flat_map(|n| (1..6).map(move |port| format!("172.17.0.{n}:{port}"))).collect();
+    for from in &all {
+        say(&mut udp, &mut around, from, to, b"x").unwrap();
+    }
+    let ids: Vec<_> = around.host.open.keys().copied().collect();
+    for id in ids {
+        socket(&mut around, id).put(at(to), b"y");
+        udp.socket_ready(id, READABLE, NOW, &mut around);
+    }
+    let later = NOW + Duration::from_secs(3);
+    for from in &all {
+        say_at(&mut udp, &mut around, from, to, b"x", later).unwrap();
+    }
+    assert!(udp.flows(0, 20, later).0.iter().all(|row| row.assured));
+    for port in 1..5 {
+        say_at(&mut udp, &mut around, &format!("172.17.0.9:{port}"), to, b"x", later).unwrap();
+    }
+    let used = [2, 3, 9].map(|n| udp.table.sockets_of(PortId(n)));
+    assert_eq!((used.iter().sum::<usize>(), used.iter().max(), used.iter().min()), (10, Some(&4), Some(&3)));
+}
+
+#[test]
+fn nothing_is_said_about_what_was_sent_to_a_group() {
+    let (mut udp, mut around) = engine();
+    let to = "224.0.0.251:5353";
+    say(&mut udp, &mut around, "172.17.0.2:4000", to, b"x").unwrap();
+    let (id, socket) = around.only();
+    socket.errors.push_back(icmp(at(to), 3, 1, Some("203.0.113.1")));
+    socket.refusals.extend([Failure::NetUnreachable, Failure::NetUnreachable]);
+    udp.socket_ready(id, FAILED, NOW, &mut around);
+    assert_eq!(say(&mut udp, &mut around, "172.17.0.2:4000", to, b"x"), Err(DropReason::NoRoute));
+    assert!(around.delivered.is_empty());
+}
+
+#[test]
 fn least_recently_used_peer_makes_room_for_a_new_one() {
     let (mut udp, mut around) = small_engine();
     let from = "172.17.0.2:1";
