@@ -169,6 +169,7 @@ proptest! {
         at in any::<prop::sample::Index>(),
         shift in 1u16..16,
         early in any::<bool>(),
+        replaces in any::<bool>(),
     ) {
         let packet = packet(len);
         let pieces = cut(&packet, size * 8);
@@ -180,8 +181,11 @@ proptest! {
         bad.l4.fill(0xee);
         let mut table = Reassembly::new([1; 16]);
         let mut all: Vec<&Packet> = pieces.iter().collect();
+        if replaces {
+            all.remove(i); // so that there are as many bytes as there should be
+        }
         // Before its datagram is whole.
-        all.insert(if early { 0 } else { pieces.len() - 1 }, &bad);
+        all.insert(if early { 0 } else { all.len() - 1 }, &bad);
         for piece in all {
             prop_assert!(!matches!(put(&mut table, 2, piece), Ok(Some(_))));
         }
