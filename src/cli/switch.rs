@@ -24,7 +24,7 @@ use crate::control::protocol::{Gateway, Level};
 use crate::control::server::Server;
 use crate::core::command::UplinkConfig;
 use crate::io::enter::EnterHelper;
-use crate::io::reactor::{self, LoopHandle, Start};
+use crate::io::reactor::{self, LoopHandle, Start, StartUplink};
 use crate::io::switch::{Switch, SwitchError};
 use crate::io::sys::inherit;
 use crate::io::sys::tuntap::Header;
@@ -108,6 +108,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let mut seed = [0; 32];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| Failure::Failed(format!("cannot get random bytes: {error}")))?;
+    let uplink = uplink.map(|(device, config)| StartUplink::Tun(device, config));
     let handle = reactor::start(Start { config: settings.core.clone(), uplink, seed, notifier: server.notifier() })
         .map_err(failed)?;
 

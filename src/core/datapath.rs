@@ -41,6 +41,7 @@ use super::neigh;
 use super::network::{Network, NetworkId, PortState, Ports, Role};
 use super::port::PortId;
 use super::route::Routes;
+use super::socket::{Ready, SocketId};
 use super::time::Instant;
 use super::world::{Point, Sent, World};
 use crate::frame::{BUFFER_LEN, Caps, Frame, Gso, HEADROOM, L3, L4Checksum, Link, segment};
@@ -223,6 +224,19 @@ impl Datapath {
     /// How many transmissions there were since the last call: what the sender of a flood is charged.
     pub fn take_work(&mut self) -> u32 {
         std::mem::take(&mut self.work)
+    }
+
+    /// A host socket became ready, or is to go on where an earlier call stopped (then `ready` says nothing new). What it is
+    /// ready for is remembered until a call on it answers [`super::socket::Failure::WouldBlock`]. Moves 64 KiB or so and returns; `true`:
+    /// there is more to do.
+    pub fn socket_ready(&mut self, id: SocketId, ready: Ready, now: Instant, world: &mut dyn World) -> bool {
+        let _ = (id, ready, now, world);
+        false
+    }
+
+    /// Sends what was held back in order to send it together: called when a port or some sockets have had their turn.
+    pub fn flush(&mut self, now: Instant, world: &mut dyn World) {
+        let _ = (now, world);
     }
 
     /// What became of the oldest transmission that [`World::defer`] took.

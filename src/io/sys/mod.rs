@@ -6,4 +6,5 @@ pub mod inherit;
 pub mod msg;
 pub mod netns;
 pub mod process;
+pub mod sockets;
 pub mod tuntap;
