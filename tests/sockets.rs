@@ -4,17 +4,24 @@
 //! has `lo` and nothing else that leads anywhere; a TUN without a reader stands for the rest of the world.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use mio::{Events, Poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use pontoon::core::socket::{Accepted, Close, Endpoint, Failure, Ready, SocketId, Sockets};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use pontoon::core::socket::{
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
+    Sockets,
+};
 use pontoon::io::netcfg::{self, Config, Route};
-use pontoon::io::sockets::{BACKLOG_RESERVE, HostSockets, Options};
+use pontoon::io::sockets::{BACKLOG_RESERVE, HostSockets, Options, OptionsError};
 use pontoon::io::sys::netns;
 use pontoon::io::sys::process;
 use pontoon::io::sys::tuntap::{Device, Header, Kind};
@@ -48,7 +55,7 @@ fn prepare() -> Result<Device, String> {
     let world = Device::open(Kind::Tun, "world0", Header::Plain).map_err(|e| e.to_string())?;
     let config = Config {
         mtu: Some(1400),
-        addresses: ["192.0.2.1/24", "2001:db8::1/64"].map(|a| a.parse().expect("a cidr")).into(),
+        addresses: ["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"].map(|a| a.parse().expect("a cidr")).into(),
         routes: vec![Route { to: "198.51.100.0/24".parse().expect("a cidr"), via: None }],
         ..Config::default()
     };
@@ -79,6 +86,23 @@ fn trials() -> Vec<Trial> {
         without_descriptors_a_listener_tries_again_when_one_is_free,
         listeners_keep_descriptors_from_other_connections,
         local_ports_come_from_changing_windows,
+        connections_leave_from_the_address_that_was_chosen,
+        connections_leave_by_the_interface_that_was_chosen,
+        options_that_the_host_does_not_have_are_named,
+        a_datagram_comes_with_what_its_header_said,
+        a_datagram_leaves_with_what_its_header_is_to_say,
+        a_reply_leaves_from_the_address_that_was_asked,
+        an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut,
+        an_error_of_one_peer_does_not_fail_a_send_to_another,
+        an_error_that_nobody_met_is_told_by_an_event,
+        segments_leave_and_arrive_together,
+        segments_too_long_for_the_link_leave_one_by_one,
+        a_datagram_that_may_not_be_fragmented_is_too_long_and_the_mtu_is_told,
+        a_socket_without_room_is_told_when_there_is_some,
+        datagram_sockets_leave_the_host_most_of_its_ports,
+        a_ping_socket_is_prohibited_or_has_an_identifier,
+        routes_tell_what_an_address_is,
+        a_changed_route_is_noticed,
     ]
 }
 
@@ -185,7 +209,8 @@ fn a_finished_connection_ends_in_order_when_its_process_is_killed() {
 fn end_after_kill(finished: bool) -> Result<Vec<u8>, std::io::ErrorKind> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let to = endpoint(listener.local_addr().expect("its address"));
-    let mut child = process::fork(&[], || {
+    let (said, say) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+    let mut child = process::fork(&[say.as_fd()], || {
         let mut host = Host::new();
         let id = host.id();
         host.sockets.connect(id, to).expect("connecting");
@@ -194,23 +219,13 @@ fn end_after_kill(finished: bool) -> Result<Vec<u8>, std::io::ErrorKind> {
         if finished {
             host.sockets.finish(id).expect("finished");
         }
+        rustix::io::write(&say, b"sent").expect("told");
         std::thread::sleep(PATIENCE);
         1
     })
     .expect("a child");
     let (mut peer, _) = listener.accept().expect("accepted");
-    peer.set_read_timeout(Some(PATIENCE)).expect("set");
-    let mut first = [0; 4];
-    peer.peek(&mut first).expect("data");
-    if finished {
-        // The end of the data arrives only after `finish`.
-        let mut all = Vec::new();
-        peer.read_to_end(&mut all).expect("an end");
-        child.kill().expect("killed");
-        child.wait(PATIENCE).expect("waited").expect("ended");
-        peer.write_all(b"x").expect("no reset yet");
-        return Ok(all);
-    }
+    assert!(process::wait_readable(&said, PATIENCE).expect("polled"), "the child says nothing");
     child.kill().expect("killed");
     child.wait(PATIENCE).expect("waited").expect("ended");
     to_end(&mut peer)
@@ -363,6 +378,379 @@ fn local_ports_come_from_changing_windows() {
     assert!(windows.len() > 16, "32 connections from {} windows", windows.len());
 }
 
+fn connections_leave_from_the_address_that_was_chosen() {
+    let mut host = Host::with(Options { outbound_v4: Some(addr("192.0.2.2")), ..Options::default() });
+    let listener = TcpListener::bind("192.0.2.1:0").expect("a listener");
+    let id = host.id();
+    host.sockets.connect(id, endpoint(listener.local_addr().expect("its address"))).expect("connecting");
+    let (_peer, from) = listener.accept().expect("accepted");
+    assert_eq!(endpoint(from).addr, addr("192.0.2.2"));
+
+    let peer = receiver("192.0.2.1");
+    let id = host.open(Datagrams::Udp, "0.0.0.0").0;
+    host.sockets.send_to(id, endpoint(peer.local_addr().expect("bound")), b"x", &PLAIN).expect("sent");
+    let (_, from) = peer.recv_from(&mut [0; 9]).expect("received");
+    assert_eq!(endpoint(from).addr, addr("192.0.2.2"));
+
+    // What goes to the host itself goes as the host chooses.
+    let (_, peer) = host.connected("127.0.0.1");
+    assert_eq!(peer.peer_addr().expect("a peer").ip(), Ipv4Addr::LOCALHOST);
+}
+
+fn connections_leave_by_the_interface_that_was_chosen() {
+    let other = Device::open(Kind::Tun, "other0", Header::Plain).expect("a TUN");
+    let config = Config { addresses: vec!["10.8.0.1/24".parse().expect("a cidr")], ..Config::default() };
+    netcfg::apply("other0", &config, true).expect("configured");
+    let far = Endpoint { addr: addr("198.51.100.1"), port: 80 }; // routed to world0
+    let protocols = |options: Options| {
+        let mut host = Host::with(options);
+        let id = host.id();
+        assert_eq!(host.sockets.connect(id, far), Ok(()));
+        let id = host.open(Datagrams::Udp, "0.0.0.0").0;
+        assert_eq!(host.sockets.send_to(id, far, b"x", &PLAIN), Ok(()));
+        let mut packet = [0; 2000];
+        let mut seen = Vec::new();
+        while other.read(&mut packet).is_ok() {
+            if packet[16..20] == [198, 51, 100, 1] {
+                seen.push(i32::from(packet[9]));
+            }
+        }
+        seen
+    };
+    assert!(protocols(Options::default()).is_empty());
+    let by_other = Options { outbound_interface: Some("other0".into()), ..Options::default() };
+    assert_eq!(protocols(by_other), [libc::IPPROTO_TCP, libc::IPPROTO_UDP]);
+}
+
+fn options_that_the_host_does_not_have_are_named() {
+    let ours = Options {
+        outbound_v4: Some(addr("192.0.2.1")),
+        outbound_v6: Some(addr("2001:db8::1")),
+        outbound_interface: Some("world0".into()),
+    };
+    ours.check().expect("all there");
+    let error = Options { outbound_v6: Some(addr("2001:db8::2")), ..ours.clone() }.check().expect_err("not ours");
+    assert!(matches!(error, OptionsError::NotOurs { .. }) && error.to_string().contains("2001:db8::2"), "{error}");
+    let error = Options { outbound_interface: Some("eth7".into()), ..ours }.check().expect_err("no such");
+    assert!(matches!(error, OptionsError::NoInterface { .. }) && error.to_string().contains("eth7"), "{error}");
+}
+
+// ---- UDP
+
+/// Nothing asked for.
+const PLAIN: SendHow = SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 64, from: None };
+
+fn a_datagram_comes_with_what_its_header_said() {
+    use rustix::net::sockopt;
+    let mut host = Host::new();
+    let (id, at) = host.open(Datagrams::Udp, "0.0.0.0");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    sockopt::set_ip_tos(&peer, 0xb8).expect("set");
+    sockopt::set_ip_ttl(&peer, 7).expect("set");
+    peer.send_to(b"hello", ("127.0.0.3", at.port)).expect("sent");
+    let (received, payload) = host.recv_from(id, 100);
+    assert_eq!(payload, b"hello");
+    let from = endpoint(peer.local_addr().expect("bound"));
+    let to = Some(addr("127.0.0.3"));
+    assert_eq!(received, Received { len: 5, truncated: false, from, to, segment: None, tos: 0xb8, ttl: 7 });
+
+    let (id, at) = host.open(Datagrams::Udp, "::");
+    let peer = UdpSocket::bind("[::1]:0").expect("a socket");
+    sockopt::set_ipv6_tclass(&peer, 0x2e).expect("set");
+    sockopt::set_ipv6_unicast_hops(&peer, Some(9)).expect("set");
+    peer.send_to(b"hello", ("2001:db8::1", at.port)).expect("sent");
+    let (received, _) = host.recv_from(id, 100);
+    let from = endpoint(peer.local_addr().expect("bound"));
+    let to = Some(addr("2001:db8::1"));
+    assert_eq!(received, Received { len: 5, truncated: false, from, to, segment: None, tos: 0x2e, ttl: 9 });
+}
+
+fn a_datagram_leaves_with_what_its_header_is_to_say() {
+    for (any, at) in [("0.0.0.0", "127.0.0.1"), ("::", "::1")] {
+        let mut host = Host::new();
+        let (sender, _) = host.open(Datagrams::Udp, any);
+        let (receiver, to) = host.open(Datagrams::Udp, at);
+        for (tos, ttl) in [(0xb9, 3), (0, 255)] {
+            host.sockets.send_to(sender, to, b"x", &SendHow { tos, ttl, ..PLAIN }).expect("sent");
+            let (received, _) = host.recv_from(receiver, 100);
+            assert_eq!((received.tos, received.ttl, received.to), (tos, ttl, Some(addr(at))));
+        }
+    }
+}
+
+fn a_reply_leaves_from_the_address_that_was_asked() {
+    for (any, at) in [("0.0.0.0", "127.9.9.9"), ("::", "2001:db8::1")] {
+        let mut host = Host::new();
+        let (id, bound) = host.open(Datagrams::Udp, any);
+        let peer = receiver(if any == "::" { "::1" } else { "127.0.0.1" });
+        peer.send_to(b"?", (at, bound.port)).expect("sent");
+        let (received, _) = host.recv_from(id, 100);
+        host.sockets.send_to(id, received.from, b"!", &SendHow { from: received.to, ..PLAIN }).expect("sent");
+        let (_, from) = peer.recv_from(&mut [0; 9]).expect("received");
+        assert_eq!(endpoint(from), Endpoint { addr: addr(at), port: bound.port });
+    }
+}
+
+fn an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut() {
+    let mut host = Host::new();
+    let (id, at) = host.open(Datagrams::Udp, "127.0.0.1");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let to = std::net::SocketAddr::new(at.addr.into(), at.port);
+    for payload in [&b""[..], b"0123456789", b"next"] {
+        peer.send_to(payload, to).expect("sent");
+    }
+    let told: Vec<_> = (0..3).map(|_| host.recv_from(id, 4)).map(|(r, p)| (r.len, r.truncated, p)).collect();
+    assert_eq!(told, [(0, false, vec![]), (4, true, b"0123".to_vec()), (4, false, b"next".to_vec())]);
+    assert_eq!(host.sockets.recv_from(id, &mut [0; 9]), Err(Failure::WouldBlock));
+}
+
+/// A port on which nobody listens.
+fn closed_port(at: &str) -> Endpoint {
+    endpoint(UdpSocket::bind((at, 0)).expect("a port").local_addr().expect("bound"))
+}
+
+fn an_error_of_one_peer_does_not_fail_a_send_to_another() {
+    for (any, at, unreachable) in [("0.0.0.0", "127.0.0.1", (3, 3)), ("::", "::1", (1, 4))] {
+        let mut host = Host::new();
+        let (id, _) = host.open(Datagrams::Udp, any);
+        let peer = receiver(at);
+        let closed = closed_port(at);
+        host.sockets.send_to(id, closed, b"to nobody", &PLAIN).expect("sent");
+        let to = endpoint(peer.local_addr().expect("bound"));
+        host.sockets.send_to(id, to, b"to somebody", &PLAIN).expect("sent, whatever became of the one before");
+        let mut buf = [0; 99];
+        assert_eq!(peer.recv(&mut buf).expect("received"), 11);
+        let error = DatagramError { to: closed, icmp: Ok(unreachable), mtu: 0, offender: Some(addr(at)) };
+        host.wait(id, |ready| ready.error);
+        assert_eq!(host.sockets.next_error(id), Some(error));
+        assert_eq!(host.sockets.next_error(id), None);
+        // The same for receiving.
+        host.sockets.send_to(id, closed, b"to nobody", &PLAIN).expect("sent");
+        assert_eq!(host.sockets.recv_from(id, &mut buf), Err(Failure::WouldBlock));
+        assert_eq!(host.sockets.next_error(id), Some(error));
+    }
+}
+
+fn an_error_that_nobody_met_is_told_by_an_event() {
+    let mut host = Host::new();
+    let (id, _) = host.open(Datagrams::Udp, "0.0.0.0");
+    let closed = closed_port("127.0.0.1");
+    host.sockets.send_to(id, closed, b"to nobody", &PLAIN).expect("sent");
+    host.wait(id, |ready| ready.error);
+    assert_eq!(host.sockets.next_error(id).map(|error| error.to), Some(closed));
+}
+
+fn segments_leave_and_arrive_together() {
+    let payload: Vec<u8> = (0..10_500_u32).map(|n| n as u8).collect();
+    let how = SendHow { segment: NonZeroU16::new(1000), ..PLAIN };
+    for at in ["127.0.0.1", "::1"] {
+        let mut host = Host::new();
+        let (sender, _) = host.open(Datagrams::Udp, at);
+        let (receiver_id, to) = host.open(Datagrams::Udp, at);
+        host.sockets.send_to(sender, to, &payload, &how).expect("sent");
+        let (received, bytes) = host.recv_from(receiver_id, 65_535);
+        assert_eq!((received.len, received.segment), (10_500, NonZeroU16::new(1000)));
+        assert_eq!(bytes, payload);
+
+        let plain = receiver(at);
+        host.sockets.send_to(sender, endpoint(plain.local_addr().expect("bound")), &payload, &how).expect("sent");
+        let mut buf = [0; 2000];
+        for piece in payload.chunks(1000) {
+            let len = plain.recv(&mut buf).expect("received");
+            assert_eq!(&buf[..len], piece);
+        }
+        // More segments than one call takes.
+        let many = vec![7; 300];
+        let how = SendHow { segment: NonZeroU16::new(2), ..PLAIN };
+        host.sockets.send_to(sender, endpoint(plain.local_addr().expect("bound")), &many, &how).expect("sent");
+        for _ in 0..150 {
+            assert_eq!(plain.recv(&mut buf).expect("received"), 2);
+        }
+    }
+}
+
+fn segments_too_long_for_the_link_leave_one_by_one() {
+    let mut host = Host::new();
+    let (id, _) = host.open(Datagrams::Udp, "0.0.0.0");
+    let far = Endpoint { addr: addr("198.51.100.1"), port: 9 };
+    let how = SendHow { segment: NonZeroU16::new(2000), ..PLAIN };
+    assert_eq!(host.sockets.send_to(id, far, &[0; 5000], &how), Ok(()), "in fragments");
+    let how = SendHow { dont_fragment: true, ..how };
+    assert_eq!(host.sockets.send_to(id, far, &[0; 5000], &how), Err(Failure::TooLong));
+}
+
+fn a_datagram_that_may_not_be_fragmented_is_too_long_and_the_mtu_is_told() {
+    for (any, far) in [("0.0.0.0", "198.51.100.1"), ("::", "2001:db8::99")] {
+        let mut host = Host::new();
+        let (id, _) = host.open(Datagrams::Udp, any);
+        let far = Endpoint { addr: addr(far), port: 9 };
+        let dont = SendHow { dont_fragment: true, ..PLAIN };
+        assert_eq!(host.sockets.send_to(id, far, &[0; 1300], &dont), Ok(()));
+        assert_eq!(host.sockets.send_to(id, far, &[0; 2000], &dont), Err(Failure::TooLong));
+        let error = DatagramError { to: far, icmp: Err(Failure::TooLong), mtu: 1400, offender: None };
+        assert_eq!(host.sockets.next_error(id), Some(error));
+        assert_eq!(host.sockets.next_error(id), None);
+        assert_eq!(host.sockets.send_to(id, far, &[0; 2000], &PLAIN), Ok(()), "in fragments");
+        assert_eq!(host.sockets.send_to(id, far, &[0; 2000], &dont), Err(Failure::TooLong));
+    }
+}
+
+fn a_socket_without_room_is_told_when_there_is_some() {
+    // What waits for a neighbour that does not answer fills the send buffer.
+    let tap = Device::open(Kind::Tap, "silent0", Header::Plain).expect("a TAP");
+    let config = Config { addresses: vec!["10.9.0.1/24".parse().expect("a cidr")], ..Config::default() };
+    netcfg::apply("silent0", &config, true).expect("configured");
+    let mut host = Host::new();
+    let (id, _) = host.open(Datagrams::Udp, "0.0.0.0");
+    let full = (0..10_000).any(|n| {
+        let to = Endpoint { addr: Addr::v4([10, 9, 0, 2 + (n % 8) as u8]), port: 9 };
+        match host.sockets.send_to(id, to, &[0; 1400], &PLAIN) {
+            Ok(()) => false,
+            full => {
+                assert_eq!(full, Err(Failure::WouldBlock));
+                true
+            }
+        }
+    });
+    assert!(full, "10,000 datagrams found room");
+    host.ready.clear();
+    drop(tap);
+    host.wait(id, |ready| ready.writable);
+    let peer = receiver("127.0.0.1");
+    host.sockets.send_to(id, endpoint(peer.local_addr().expect("bound")), b"x", &PLAIN).expect("room");
+}
+
+fn datagram_sockets_leave_the_host_most_of_its_ports() {
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let before = std::fs::read_to_string(RANGE).expect("a range");
+    if let Err(error) = std::fs::write(RANGE, "40000 40063") {
+        println!("sockets: left out the quarter of the ports: {RANGE} cannot be written to: {error}");
+        return;
+    }
+    let mut host = Host::new();
+    std::fs::write(RANGE, before).expect("as before");
+    let mut last = None;
+    for n in 0..=16 {
+        let id = host.id();
+        let opened = host.sockets.open(id, Datagrams::Udp, Endpoint { addr: addr("0.0.0.0"), port: 0 });
+        assert_eq!(opened.is_ok(), n < 16, "{n}: {opened:?}");
+        last = if n < 16 { Some(id) } else { last };
+    }
+    let id = host.id();
+    let any = Endpoint { addr: addr("0.0.0.0"), port: 0 };
+    assert_eq!(host.sockets.open(id, Datagrams::Udp, any), Err(Failure::NoAddress));
+    host.sockets.close(last.expect("one was opened"), Close::Orderly);
+    host.sockets.open(id, Datagrams::Udp, any).expect("one was given back");
+}
+
+// ---- ping
+
+fn a_ping_socket_is_prohibited_or_has_an_identifier() {
+    const RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+    let mut host = Host::new();
+    let at = |at: &str, port| Endpoint { addr: addr(at), port };
+    // In a new namespace nobody may.
+    let id = host.id();
+    assert_eq!(host.sockets.open(id, Datagrams::Ping, at("0.0.0.0", 7)), Err(Failure::Prohibited));
+    if let Err(error) = std::fs::write(RANGE, "0 0") {
+        println!("sockets: left out what ping sockets do: {RANGE} cannot be written to: {error}");
+        return;
+    }
+    for (any, loopback, request, reply) in [("0.0.0.0", "127.0.0.1", 8, 0), ("::", "::1", 128, 129)] {
+        let (id, other) = (host.id(), host.id());
+        assert_eq!(host.sockets.open(id, Datagrams::Ping, at(any, 0x1234)), Ok(at(any, 0x1234)));
+        let mapped = host.sockets.open(other, Datagrams::Ping, at(any, 0x1234)).expect("another identifier");
+        assert!(mapped.port != 0x1234 && mapped.port != 0, "{mapped:?}");
+        for (id, ident) in [(id, 0x1234), (other, mapped.port)] {
+            // Checksum and identifier are the kernel's business.
+            let echo = [request, 0, 0, 0, 0x99, 0x99, 0, 5, b'd', b'a', b't', b'a'];
+            let how = SendHow { ttl: 9, ..PLAIN };
+            host.sockets.send_to(id, at(loopback, 0), &echo, &how).expect("sent");
+            let (received, payload) = host.recv_from(id, 100);
+            assert_eq!((received.from.addr, received.ttl), (addr(loopback), 64));
+            assert_eq!((payload[0], &payload[6..]), (reply, &echo[6..]));
+            assert_eq!(u16::from_be_bytes([payload[4], payload[5]]), ident);
+        }
+        host.sockets.close(id, Close::Orderly); // identifiers of both families are of one table
+        host.sockets.close(other, Close::Orderly);
+    }
+}
+
+// ---- routes
+
+fn routes_tell_what_an_address_is() {
+    let mut host = Host::new();
+    for (net, kind) in [
+        ([10, 1, 0, 0], RouteType::Unreachable),
+        ([10, 2, 0, 0], RouteType::BlackHole),
+        ([10, 3, 0, 0], RouteType::Prohibit),
+    ] {
+        add_route(net.into(), kind);
+    }
+    for (text, kind) in [
+        ("127.0.0.1", RouteKind::Local),
+        ("127.255.0.9", RouteKind::Local),
+        ("0.0.0.0", RouteKind::Local),
+        ("192.0.2.1", RouteKind::Local),
+        ("192.0.2.2", RouteKind::Local),
+        ("192.0.2.255", RouteKind::Broadcast),
+        ("255.255.255.255", RouteKind::Broadcast),
+        ("192.0.2.77", RouteKind::Unicast),
+        ("198.51.100.1", RouteKind::Unicast),
+        ("203.0.113.1", RouteKind::Unreachable),
+        ("10.1.0.1", RouteKind::Unreachable),
+        ("10.2.0.1", RouteKind::Unreachable),
+        ("10.3.0.1", RouteKind::Unreachable),
+        ("::", RouteKind::Local),
+        ("::1", RouteKind::Local),
+        ("2001:db8::1", RouteKind::Local),
+        ("2001:db8::77", RouteKind::Unicast),
+        ("2001:db8:ffff::1", RouteKind::Unreachable),
+    ] {
+        for _ in 0..2 {
+            assert_eq!(host.sockets.route_kind(addr(text)), kind, "{text}");
+        }
+    }
+}
+
+fn a_changed_route_is_noticed() {
+    let mut host = Host::new();
+    assert_eq!(host.sockets.route_kind(addr("203.0.113.9")), RouteKind::Unreachable);
+    let device = Device::open(Kind::Tun, "late0", Header::Plain).expect("a TUN");
+    let config = Config { addresses: vec!["203.0.113.9/24".parse().expect("a cidr")], ..Config::default() };
+    netcfg::apply("late0", &config, true).expect("configured");
+    host.turn(Duration::ZERO);
+    assert_eq!(host.sockets.route_kind(addr("203.0.113.9")), RouteKind::Local);
+    assert_eq!(host.sockets.route_kind(addr("203.0.113.10")), RouteKind::Unicast);
+    drop(device);
+    host.turn(Duration::ZERO);
+    assert_eq!(host.sockets.route_kind(addr("203.0.113.9")), RouteKind::Unreachable);
+    assert_eq!(host.sockets.route_kind(addr("203.0.113.10")), RouteKind::Unreachable);
+}
+
+/// Adds an IPv4 route of a kind that needs no device, 16 bits long.
+fn add_route(net: Ipv4Addr, kind: RouteType) {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.destination_prefix_length = 16;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Static;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = kind;
+    route.attributes.push(RouteAttribute::Destination(net.into()));
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).expect("a netlink socket");
+    socket.send_to(&bytes, &netlink_sys::SocketAddr::new(0, 0), 0).expect("sent");
+    let (answer, _) = socket.recv_from_full().expect("answered");
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).expect("netlink");
+    let NetlinkPayload::Error(error) = answer.payload else { panic!("{answer:?}") };
+    assert_eq!(error.code, None, "{kind:?} {net}");
+}
+
 // ---- the bed
 
 /// Sockets in an event loop of their own.
@@ -449,6 +837,26 @@ impl Host {
         }
     }
 
+    fn open(&mut self, kind: Datagrams, at: &str) -> (SocketId, Endpoint) {
+        let id = self.id();
+        let bound = self.sockets.open(id, kind, Endpoint { addr: addr(at), port: 0 }).expect("a socket");
+        (id, bound)
+    }
+
+    fn recv_from(&mut self, id: SocketId, at_most: usize) -> (Received, Vec<u8>) {
+        let mut bytes = vec![0; at_most];
+        loop {
+            match self.sockets.recv_from(id, &mut bytes) {
+                Err(Failure::WouldBlock) => self.wait(id, |ready| ready.readable),
+                received => {
+                    let received = received.expect("received");
+                    bytes.truncate(received.len);
+                    return (received, bytes);
+                }
+            }
+        }
+    }
+
     /// Reads so many bytes, or up to the end.
     fn read(&mut self, id: SocketId, len: usize) -> Result<Vec<u8>, Failure> {
         let mut all = vec![0; len];
@@ -526,6 +934,13 @@ fn addr(text: &str) -> Addr {
 
 fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint { addr: address.ip().into(), port: address.port() }
+}
+
+/// A UDP socket of the test.
+fn receiver(at: &str) -> UdpSocket {
+    let socket = UdpSocket::bind((at, 0)).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket
 }
 
 fn exactly(peer: &mut TcpStream, len: usize) -> Vec<u8> {

@@ -81,9 +81,11 @@ impl Datagram {
         for &(level, name) in options {
             set_option(&fd, level, name, 1)?;
         }
-        if kind == Datagrams::Udp {
+        match kind {
             // Linux 5.0; without it each datagram comes by itself.
-            let _ = set_option(&fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+            Datagrams::Udp => drop(set_option(&fd, libc::SOL_UDP, libc::UDP_GRO, 1)),
+            // Ping sockets have it by default (INET_PROTOSW_REUSE): two then share an identifier, and one gets all replies.
+            Datagrams::Ping => sockopt::set_socket_reuseaddr(&fd, false)?,
         }
         let bound = match (rustix::net::bind(&fd, &socket_address(at)), kind) {
             // The identifier is somebody else's; any other does, the caller maps it.
@@ -277,9 +279,15 @@ impl Datagram {
                 );
                 if is_error { parse_error(to, data) } else { None }
             });
-            let Some(error) = parsed else { continue };
-            let own = matches!(error.icmp, Err(Failure::TooLong));
-            ours |= own && about == Some(to);
+            let Some(mut error) = parsed else { continue };
+            if let Some(about) = about
+                && matches!(error.icmp, Err(Failure::TooLong))
+                && error.to.addr == about.addr
+                && (error.to.port == about.port || error.to.port == 0)
+            {
+                error.to = about; // of an unconnected IPv4 socket the kernel tells the address only
+                ours = true;
+            }
             if self.errors.len() == ERRORS {
                 self.errors.pop_front();
             }

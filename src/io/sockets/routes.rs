@@ -88,6 +88,9 @@ impl Routes {
         if ip.is_unspecified() {
             return RouteKind::Local; // connect() to it reaches the host itself
         }
+        if addr == Addr::V4_BROADCAST {
+            return RouteKind::Broadcast; // without a default route the kernel would not know
+        }
         let mut message = RouteMessage::default();
         let v4 = addr.is_v4();
         message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
