@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
@@ -16,12 +17,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use pontoon::core::command::Query;
+use pontoon::core::datapath;
 use pontoon::core::socket::{
     Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
     Sockets,
 };
 use pontoon::io::netcfg::{self, Config, Route};
+use pontoon::io::reactor::{self, Start, StartUplink};
 use pontoon::io::sockets::{BACKLOG_RESERVE, HostSockets, Options, OptionsError};
+use pontoon::io::switch::{Notifier, Switch};
 use pontoon::io::sys::netns;
 use pontoon::io::sys::process;
 use pontoon::io::sys::tuntap::{Device, Header, Kind};
@@ -103,6 +108,7 @@ fn trials() -> Vec<Trial> {
         a_ping_socket_is_prohibited_or_has_an_identifier,
         routes_tell_what_an_address_is,
         a_changed_route_is_noticed,
+        an_event_loop_over_sockets_rests_until_it_is_asked,
     ]
 }
 
@@ -726,6 +732,33 @@ fn a_changed_route_is_noticed() {
     host.turn(Duration::ZERO);
     assert_eq!(host.sockets.route_kind(addr("203.0.113.9")), RouteKind::Unreachable);
     assert_eq!(host.sockets.route_kind(addr("203.0.113.10")), RouteKind::Unreachable);
+}
+
+// ---- the event loop
+
+fn an_event_loop_over_sockets_rests_until_it_is_asked() {
+    let waker_poll = Poll::new().expect("an epoll instance");
+    let waker = mio::Waker::new(waker_poll.registry(), mio::Token(0)).expect("an eventfd");
+    let (notifier, notices) = Notifier::new(Arc::new(waker));
+    let uplink = StartUplink::Sockets { options: Options::default(), host_loopback: Vec::new() };
+    let start = Start { config: datapath::Config::default(), uplink: Some(uplink), seed: [7; 32], notifier };
+    let switch = reactor::start(start).expect("started");
+    // Something changes that concerns the sockets only.
+    let device = Device::open(Kind::Tun, "late1", Header::Plain).expect("a TUN");
+    netcfg::apply("late1", &Config::default(), true).expect("configured");
+    drop(device);
+    switch.query(Query::Stats).expect("answered");
+    let before = cpu_time();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(cpu_time() - before < Duration::from_millis(50), "it spins");
+    switch.shutdown().expect("ended");
+    assert!(notices.try_recv().is_err(), "nothing to tell");
+}
+
+/// Of this process, all its threads.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Adds an IPv4 route of a kind that needs no device, 16 bits long.
