@@ -91,6 +91,7 @@ fn trials() -> Vec<Trial> {
         without_descriptors_a_listener_tries_again_when_one_is_free,
         listeners_keep_descriptors_from_other_connections,
         local_ports_come_from_changing_windows,
+        a_full_window_of_ports_gives_way_to_the_next,
         connections_leave_from_the_address_that_was_chosen,
         connections_leave_by_the_interface_that_was_chosen,
         options_that_the_host_does_not_have_are_named,
@@ -384,6 +385,53 @@ fn local_ports_come_from_changing_windows() {
     assert!(windows.len() > 16, "32 connections from {} windows", windows.len());
 }
 
+fn a_full_window_of_ports_gives_way_to_the_next() {
+    let Some(range) = PortRange::set("40000 40127") else { return };
+    let mut host = Host::new();
+    let listener = TcpListener::bind("127.0.0.1:50000").expect("a listener");
+    let to = endpoint(listener.local_addr().expect("its address"));
+    let mut peers = Vec::new();
+    let mut ports = std::collections::BTreeSet::new();
+    for _ in 0..128 {
+        let id = host.id();
+        host.sockets.connect(id, to).expect("a port is left");
+        let (peer, from) = listener.accept().expect("accepted");
+        ports.insert(from.port());
+        peers.push(peer);
+    }
+    assert_eq!(ports.len(), 128);
+    let id = host.id();
+    assert_eq!(host.sockets.connect(id, to), Err(Failure::NoAddress));
+    drop(range);
+}
+
+/// Local ports of this namespace while it lives.
+struct PortRange(String);
+
+impl PortRange {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+    fn set(range: &str) -> Option<PortRange> {
+        let before = std::fs::read_to_string(PortRange::PATH).expect("a range");
+        match std::fs::write(PortRange::PATH, range) {
+            Ok(()) => Some(PortRange(before)),
+            Err(error) => {
+                println!(
+                    "sockets: left out what a small range shows: {} cannot be written to: {error}",
+                    PortRange::PATH
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Drop for PortRange {
+    fn drop(&mut self) {
+        std::fs::write(PortRange::PATH, &self.0).expect("as before");
+    }
+}
+
 fn connections_leave_from_the_address_that_was_chosen() {
     let mut host = Host::with(Options { outbound_v4: Some(addr("192.0.2.2")), ..Options::default() });
     let listener = TcpListener::bind("192.0.2.1:0").expect("a listener");
@@ -627,14 +675,9 @@ fn a_socket_without_room_is_told_when_there_is_some() {
 }
 
 fn datagram_sockets_leave_the_host_most_of_its_ports() {
-    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-    let before = std::fs::read_to_string(RANGE).expect("a range");
-    if let Err(error) = std::fs::write(RANGE, "40000 40063") {
-        println!("sockets: left out the quarter of the ports: {RANGE} cannot be written to: {error}");
-        return;
-    }
+    let Some(range) = PortRange::set("40000 40063") else { return };
     let mut host = Host::new();
-    std::fs::write(RANGE, before).expect("as before");
+    drop(range);
     let mut last = None;
     for n in 0..=16 {
         let id = host.id();

@@ -179,7 +179,7 @@ pub trait Sockets {
     fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure>;
 
     /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`]. `Reset`: that client
-    /// is gone already, there may be others. `NoFiles`: they wait; [`Ready::readable`] tells when it is worth trying again.
+    /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait; [`Ready::readable`] tells when it is worth trying again.
     fn accept(&mut self, listener: SocketId, id: SocketId) -> Result<Accepted, Failure>;
 
     /// Refuses clients from now on (`false`), keeping the port; or takes them again (`true`).

@@ -241,7 +241,7 @@ pub struct HostSockets {
     outbound: Outbound,
     windows: Windows,
     routes: Routes,
-    /// Listeners that found no descriptor free, and since when.
+    /// Listeners that found no descriptor (or memory) free, and when they were last told to try again.
     starved: Vec<SocketId>,
     starved_at: Instant,
     limit: usize,
@@ -481,7 +481,8 @@ impl Sockets for HostSockets {
                 Ok(accepted)
             }
             Err(failure) => {
-                if failure == Failure::NoFiles && !self.starved.contains(&listener) {
+                let starved = matches!(failure, Failure::NoFiles | Failure::NoMemory);
+                if starved && !self.starved.contains(&listener) {
                     self.starved.push(listener);
                 }
                 Err(failure)

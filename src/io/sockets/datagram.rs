@@ -150,6 +150,8 @@ impl Datagram {
             match send_message(&self.fd, name, payload, control.bytes()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::AGAIN) => return Err(Failure::WouldBlock),
+                // With IP_RECVERR a full queue of the device is told, and this datagram is lost: as on any wire.
+                Err(Errno::NOBUFS) => return Err(Failure::NoMemory),
                 Err(error) => {
                     let ours = self.collect_errors(Some(to));
                     if !again || (error == Errno::MSGSIZE && ours) {

@@ -10,9 +10,9 @@
 use std::hash::{BuildHasher, RandomState};
 
 /// Ports in a window.
-pub const WINDOW: u16 = 64;
+const WINDOW: u16 = 64;
 /// Windows that are tried for one connection.
-pub const TRIES: usize = 8;
+const TRIES: u64 = 8;
 
 /// Gives out windows of the host's local port range.
 #[derive(Debug)]
@@ -40,14 +40,17 @@ impl Windows {
         usize::from(self.last - self.first) + 1
     }
 
-    /// Another window, as the lowest and the highest port in it.
-    pub fn next(&mut self) -> (u16, u16) {
+    /// Another window each time, and after it those to try when it is full: each as the lowest and the highest port in it.
+    pub fn next(&mut self) -> impl Iterator<Item = (u16, u16)> + use<> {
+        let (first, last) = (u64::from(self.first), u64::from(self.last));
         let windows = self.range_len().div_ceil(usize::from(WINDOW)) as u64;
         self.count += 1;
-        let window = self.random.hash_one(self.count) % windows;
-        let low = u64::from(self.first) + window * u64::from(WINDOW);
-        let high = (low + u64::from(WINDOW) - 1).min(u64::from(self.last));
-        (low as u16, high as u16) // both within the range
+        let start = self.random.hash_one(self.count) % windows;
+        (0..TRIES.min(windows)).map(move |n| {
+            let low = first + (start + n) % windows * u64::from(WINDOW);
+            let high = (low + u64::from(WINDOW) - 1).min(last);
+            (low as u16, high as u16) // both within the range
+        })
     }
 }
 
@@ -66,16 +69,20 @@ mod tests {
         let mut windows = Windows::new(32_768, 60_999);
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..20_000 {
-            let (low, high) = windows.next();
-            assert!((32_768..=60_999).contains(&low) && (low..=60_999).contains(&high) && high - low < WINDOW);
-            seen.insert(low);
+            let tries: std::collections::BTreeSet<_> = windows.next().collect();
+            assert_eq!(tries.len(), 8, "none twice");
+            for &(low, high) in &tries {
+                assert!((32_768..=60_999).contains(&low) && (low..=60_999).contains(&high) && high - low < WINDOW);
+            }
+            seen.extend(windows.next().next());
         }
         assert_eq!(seen.len(), 28_232_usize.div_ceil(64));
     }
 
     #[test]
-    fn a_range_of_one_port_is_its_own_window() {
-        assert_eq!(Windows::new(65_535, 65_535).next(), (65_535, 65_535));
-        assert_eq!(Windows::new(1, 10).next(), (1, 10));
+    fn a_small_range_has_few_windows() {
+        assert_eq!(Windows::new(65_535, 65_535).next().collect::<Vec<_>>(), [(65_535, 65_535)]);
+        assert_eq!(Windows::new(1, 10).next().collect::<Vec<_>>(), [(1, 10)]);
+        assert_eq!(Windows::new(1, 65).next().count(), 2);
     }
 }

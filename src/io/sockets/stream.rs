@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrAny, SocketFlags, SocketType, ipproto, sockopt};
 
-use super::ports::{TRIES, Windows};
+use super::ports::Windows;
 use super::{Outbound, endpoint_of, socket_address};
 use crate::core::socket::{Accepted, Endpoint};
 use crate::io::sys::sockets::{set_option, set_option_bytes};
@@ -53,19 +53,17 @@ pub fn connect(to: Endpoint, outbound: &Outbound, windows: &mut Windows) -> Resu
         rustix::net::bind(&fd, &socket_address(Endpoint { addr: from, port: 0 }))?;
     }
     let address = socket_address(to);
-    let mut tries = TRIES;
-    loop {
-        let (low, high) = windows.next();
+    for (low, high) in windows.next() {
         let range = i32::from_ne_bytes((u32::from(high) << 16 | u32::from(low)).to_ne_bytes());
         // An older kernel has no such option, and only the whole range.
         let limited = set_option(&fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range).is_ok();
-        tries -= 1;
         match rustix::net::connect(&fd, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => return Ok(fd),
-            Err(Errno::ADDRNOTAVAIL) if limited && tries > 0 => {}
+            Err(Errno::ADDRNOTAVAIL) if limited => {}
             Err(error) => return Err(error),
         }
     }
+    Err(Errno::ADDRNOTAVAIL)
 }
 
 /// Is it connected? EAGAIN: not decided yet.
