@@ -226,9 +226,9 @@ impl Datapath {
         std::mem::take(&mut self.work)
     }
 
-    /// A host socket became ready, or is to go on where an earlier call stopped (then `ready` says nothing new). What it is
-    /// ready for is remembered until a call on it answers [`super::socket::Failure::WouldBlock`]. Moves 64 KiB or so and returns; `true`:
-    /// there is more to do.
+    /// A host socket became ready, or is to go on where an earlier call stopped (then `ready` says nothing new). What it
+    /// is ready for is remembered here until a call on it answers [`super::socket::Failure::WouldBlock`]. Moves 64 KiB or
+    /// so and returns; `true`: there is more to do.
     pub fn socket_ready(&mut self, id: SocketId, ready: Ready, now: Instant, world: &mut dyn World) -> bool {
         let _ = (id, ready, now, world);
         false

@@ -179,7 +179,8 @@ pub trait Sockets {
     fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure>;
 
     /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`]. `Reset`: that client
-    /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait; [`Ready::readable`] tells when it is worth trying again.
+    /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait; [`Ready::readable`] tells when it is worth
+    /// trying again.
     fn accept(&mut self, listener: SocketId, id: SocketId) -> Result<Accepted, Failure>;
 
     /// Refuses clients from now on (`false`), keeping the port; or takes them again (`true`).
@@ -208,11 +209,12 @@ pub trait Sockets {
     fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure>;
 
     /// Sends one datagram, or several of one length; of a ping socket an ICMP echo request from its type on, whose
-    /// identifier and checksum the host sets itself. After [`Failure::TooLong`] [`Sockets::next_error`] tells the MTU. An ICMP
-    /// error about another datagram is no failure of this one.
+    /// identifier and checksum the host sets itself. After [`Failure::TooLong`] [`Sockets::next_error`] tells the MTU. An
+    /// ICMP error about another datagram is no failure of this one.
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure>;
 
-    /// Receives one datagram, or several of one length from one peer; of a ping socket an ICMP echo reply from its type on.
+    /// Receives one datagram, or several of one length from one peer; of a ping socket an ICMP echo reply from its type
+    /// on.
     fn recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, Failure>;
 
     /// The next ICMP error, if there is one. The payload of the datagram it is about is not given.

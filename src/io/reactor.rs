@@ -29,7 +29,8 @@
 //! Other threads put a [`Job`] into the channel and wake the loop; jobs run between turns.
 //!
 //! # Limits
-//! [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of [`SHORT`] bytes wait to be written.
+//! [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of
+//! [`SHORT`] bytes wait to be written.
 
 use std::collections::VecDeque;
 use std::fs::File;

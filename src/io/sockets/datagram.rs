@@ -84,7 +84,7 @@ impl Datagram {
         match kind {
             // Linux 5.0; without it each datagram comes by itself.
             Datagrams::Udp => drop(set_option(&fd, libc::SOL_UDP, libc::UDP_GRO, 1)),
-            // Ping sockets have it by default (INET_PROTOSW_REUSE): two then share an identifier, and one gets all replies.
+            // Ping sockets have it by default (INET_PROTOSW_REUSE): two then share an identifier, one gets all replies.
             Datagrams::Ping => sockopt::set_socket_reuseaddr(&fd, false)?,
         }
         let bound = match (rustix::net::bind(&fd, &socket_address(at)), kind) {

@@ -40,7 +40,7 @@ impl Windows {
         usize::from(self.last - self.first) + 1
     }
 
-    /// Another window each time, and after it those to try when it is full: each as the lowest and the highest port in it.
+    /// Another window each time, and after it those to try when it is full: each as its lowest and its highest port.
     pub fn next(&mut self) -> impl Iterator<Item = (u16, u16)> + use<> {
         let (first, last) = (u64::from(self.first), u64::from(self.last));
         let windows = self.range_len().div_ceil(usize::from(WINDOW)) as u64;
