@@ -251,10 +251,8 @@ impl Bench<'_> {
 
     fn datagrams(&self, size: u32) -> Result<Measured, String> {
         let sink = self.serve(&["sink", &UDP.to_string()])?;
-        // The first datagram waits for addresses to be resolved, and thousands behind it would be dropped for that.
-        let _ = self
-            .load(self.scene.client(), &["send", &self.target(UDP), &size.to_string(), &self.seconds.to_string()])?
-            .end(self.time() + SLACK)?;
+        let words = ["send", &self.target(UDP), &size.to_string(), &self.seconds.to_string()];
+        self.load(self.scene.client(), &words)?.end(self.time() + SLACK)?;
         let told = json(last(&sink.end(self.time() + SLACK)?))?;
         let (received, lost) = (number(&told, "received")?, number(&told, "lost")?);
         let mut measured = Measured::default();

@@ -10,9 +10,6 @@ use std::fmt::Write as _;
 use crate::record::{Better, METRICS, Metric, Record, distinct};
 use crate::statistics::{Summary, ratios};
 
-/// The limit programs, in the order in which they are asked for a figure.
-pub const LIMITS: [&str; 2] = ["split", "forward"];
-
 #[derive(Debug, PartialEq)]
 pub struct Change {
     pub case: String,
@@ -21,7 +18,7 @@ pub struct Change {
     /// How much better the new one is: 0.1 is 10 % better, -0.1 is 10 % worse, whichever way is better.
     pub gain: f64,
     /// Beside which limit, or None: the figures themselves.
-    pub limit: Option<&'static str>,
+    pub limit: Option<String>,
     /// Beyond the threshold, and beyond the spread of both.
     pub counts: bool,
     pub single: bool,
@@ -48,7 +45,8 @@ fn change(old: &Record, new: &Record, case: &str, metric: &Metric, candidate: &s
     };
     let alone =
         |record: &Record| Summary::of(&record.figures(case, metric.name, candidate).into_values().collect::<Vec<_>>());
-    let both = LIMITS.iter().find_map(|limit| Some((Some(*limit), beside(old, limit)?, beside(new, limit)?)));
+    let name = new.limit(case, metric.name, candidate);
+    let both = name.and_then(|limit| Some((Some(limit.to_owned()), beside(old, limit)?, beside(new, limit)?)));
     let (limit, before, after) = both.or_else(|| Some((None, alone(old)?, alone(new)?)))?;
     if before.median <= 0.0 || after.median <= 0.0 {
         return None;
@@ -80,7 +78,7 @@ pub fn tell(changes: &[Change], threshold: f64) -> (String, bool) {
         of.sort_by(|a, b| b.gain.abs().total_cmp(&a.gain.abs()));
         let _ = writeln!(text, "{title} by more than {:.0} %, beyond noise: {}", threshold * 100.0, of.len());
         for Change { case, metric, candidate, gain, limit, single, .. } in of {
-            let beside = limit.map_or("as it is".to_owned(), |limit| format!("beside {limit}"));
+            let beside = limit.as_ref().map_or("as it is".to_owned(), |limit| format!("beside {limit}"));
             let once = if *single { ", one sample only" } else { "" };
             let _ = writeln!(text, "  {:+7.1} %  {case}  {metric}  {candidate} ({beside}{once})", gain * 100.0);
         }

@@ -154,7 +154,8 @@ fn tools(options: &Options) -> Result<Tools, String> {
     let pontoon = fs::canonicalize(&pontoon).map_err(|error| format!("{}: {error}", pontoon.display()))?;
     let example = |name: &str| target.join("examples").join(name);
     let pasta = options.pasta.clone().or_else(|| process::find("pasta")).unwrap_or_else(|| "pasta".into());
-    let pasta = fs::canonicalize(&pasta).unwrap_or(pasta);
+    // Not the file behind a link: by the name it is called by it knows that it is pasta and not passt.
+    let pasta = std::path::absolute(&pasta).unwrap_or(pasta);
     Ok(Tools { pontoon, forward: example("forward"), split: example("split"), load: example("load"), pasta })
 }
 
@@ -201,6 +202,7 @@ fn measure_all(options: &Options) -> Result<Record, String> {
             .map(|(candidate, version)| record::Candidate {
                 name: candidate.name.to_owned(),
                 what: candidate.what.to_owned(),
+                limit: candidate.limit.map(str::to_owned),
                 version: version.clone(),
                 remedy: candidate.remedy.to_owned(),
             })

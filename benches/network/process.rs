@@ -72,10 +72,12 @@ impl Background {
     }
 
     /// The last line that it said, without what would break a table.
-    fn complaint(&self) -> String {
+    pub fn complaint(&self) -> String {
         let said = self.said();
-        // iperf3 complains in the middle of its JSON.
-        let error = said.lines().find(|line| line.trim_start().starts_with("\"error\":"));
+        // iperf3 complains in the middle of its JSON, ip before it says which line that was.
+        let tells =
+            |line: &&str| ["\"error\":", "Error: ", "RTNETLINK"].iter().any(|word| line.trim().starts_with(word));
+        let error = said.lines().find(tells);
         let last = || said.lines().rev().find(|line| !line.trim().is_empty());
         let line = error.or_else(last).unwrap_or("it said nothing");
         format!("{}: {}", self.name, line.trim().replace('|', "/").chars().take(160).collect::<String>())

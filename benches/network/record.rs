@@ -47,6 +47,8 @@ pub struct Options {
 pub struct Candidate {
     pub name: String,
     pub what: String,
+    /// The limit program that does the least of what it does; None of a limit itself.
+    pub limit: Option<String>,
     /// None: missing.
     pub version: Option<String>,
     /// What is to be done about a missing one.
@@ -163,6 +165,12 @@ impl Record {
     pub fn cases(&self) -> Vec<&str> {
         let all = self.samples.iter().map(|sample| sample.case.as_str());
         distinct(all.chain(self.gaps.iter().map(|gap| gap.case.as_str())))
+    }
+
+    /// The limit program that stands beside a candidate in a case: its own, or `forward` where that has no figure.
+    pub fn limit(&self, case: &str, metric: &str, candidate: &str) -> Option<&str> {
+        let own = self.candidates.iter().find(|one| one.name == candidate)?.limit.as_deref()?;
+        [own, "forward"].into_iter().find(|limit| !self.figures(case, metric, limit).is_empty())
     }
 
     pub fn gap(&self, case: &str, candidate: &str) -> Option<&Gap> {

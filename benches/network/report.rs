@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::compare::LIMITS;
 use crate::record::{GapKind, METRICS, Metric, Record};
 use crate::statistics::{Summary, ratios};
 
@@ -53,6 +52,9 @@ pub fn markdown(record: &Record, plots: &[(String, String)]) -> String {
         if options.quick { ", `--quick`: of what orders of magnitude are" } else { "" },
         if record.complete { "" } else { ", **interrupted**" },
     );
+    text += "A cell is the median (least..greatest), and the median of the ratios to a limit program and to the kernel, each taken \
+             within a round. Noisy: the earlier and the later half of the ratios, or of the figures where there is no limit, differ \
+             by more than 15 %.\n\n";
     let _ = writeln!(text, "| candidate | is | version |\n|---|---|---|");
     for candidate in &record.candidates {
         let version = candidate.version.clone().unwrap_or_else(|| format!("**missing**: {}", candidate.remedy));
@@ -72,15 +74,26 @@ pub fn markdown(record: &Record, plots: &[(String, String)]) -> String {
 }
 
 fn section(record: &Record, cases: &[&str]) -> String {
-    let mut text = String::from("| case | figure | candidate | median | min..max | of the limit | of the kernel | |\n");
-    text += "|---|---|---|---:|---:|---:|---:|---|\n";
-    let mut notes: Vec<(String, Vec<String>)> = Vec::new();
+    let has = |case: &str, candidate: &str| record.has(case, candidate);
+    let candidates: Vec<_> = record
+        .candidates
+        .iter()
+        .map(|candidate| candidate.name.as_str())
+        .filter(|candidate| cases.iter().any(|case| has(case, candidate)))
+        .collect();
+    let mut text = format!("| case | figure | {} |\n", candidates.join(" | "));
+    let _ = writeln!(text, "|---|---|{}", "---|".repeat(candidates.len()));
     for case in cases {
         for metric in &METRICS {
-            for candidate in &record.candidates {
-                text += &row(record, case, metric, &candidate.name).unwrap_or_default();
+            let cells: Vec<_> = candidates.iter().map(|candidate| cell(record, case, metric, candidate)).collect();
+            if cells.iter().any(Option::is_some) {
+                let cells: Vec<_> = cells.into_iter().map(Option::unwrap_or_default).collect();
+                let _ = writeln!(text, "| `{case}` | {}: {} | {} |", metric.name, metric.unit, cells.join(" | "));
             }
         }
+    }
+    let mut notes: Vec<(String, Vec<String>)> = Vec::new();
+    for case in cases {
         for candidate in record.candidates.iter().filter(|candidate| candidate.version.is_some()) {
             let Some(gap) = record.gap(case, &candidate.name) else { continue };
             let note = match gap.kind {
@@ -105,30 +118,31 @@ fn section(record: &Record, cases: &[&str]) -> String {
     text
 }
 
-fn row(record: &Record, case: &str, metric: &Metric, candidate: &str) -> Option<String> {
+/// Median, spread, and the ratios to the limit and to the kernel.
+fn cell(record: &Record, case: &str, metric: &Metric, candidate: &str) -> Option<String> {
     let own = record.figures(case, metric.name, candidate);
     let summary = Summary::of(&own.values().copied().collect::<Vec<_>>())?;
     let beside = |reference: &str| {
         let to = record.figures(case, metric.name, reference);
         Summary::of(&ratios(&own, &to)).filter(|_| reference != candidate)
     };
-    let limit = LIMITS.iter().filter(|limit| **limit != candidate).find_map(|name| Some((*name, beside(name)?)));
-    let limit = limit.filter(|_| !LIMITS.contains(&candidate));
-    let of_limit = limit.map_or(String::new(), |(name, ratio)| format!("{} ({name})", told(ratio.median)));
-    let of_kernel = beside(KERNEL).map_or(String::new(), |ratio| told(ratio.median));
+    let limit = record.limit(case, metric.name, candidate);
+    let limit = limit.and_then(|name| Some((name, beside(name)?)));
+    let mut text = told(summary.median);
+    if summary.count > 1 {
+        let _ = write!(text, " ({}..{})", told(summary.min), told(summary.max));
+    }
+    if let Some((name, ratio)) = limit {
+        let _ = write!(text, "<br>{} of {name}", told(ratio.median));
+    }
+    if let Some(ratio) = beside(KERNEL) {
+        let _ = write!(text, "<br>{} of kernel", told(ratio.median));
+    }
     // Beside the limit what the machine did meanwhile cancels out.
-    let judged = limit.map_or(summary, |(_, ratio)| ratio);
-    let noisy = if judged.is_noisy() { "noisy" } else { "" };
-    let spread = if summary.count > 1 {
-        format!("{}..{}", told(summary.min), told(summary.max))
-    } else {
-        "one sample".to_owned()
-    };
-    let Metric { name, unit, .. } = metric;
-    Some(format!(
-        "| `{case}` | `{name}`, {unit} | {candidate} | {} | {spread} | {of_limit} | {of_kernel} | {noisy} |\n",
-        told(summary.median)
-    ))
+    if limit.map_or(summary, |(_, ratio)| ratio).is_noisy() {
+        text += "<br>**noisy**";
+    }
+    Some(text)
 }
 
 /// Three digits that count, without an exponent.

@@ -6,6 +6,7 @@ use super::*;
 pub const KERNEL: Candidate = Candidate {
     name: "kernel",
     what: "the kernel's bridge and veth, nftables masquerade and DNAT: what docker0 is, as root",
+    limit: Some("forward"),
     remedy: "Debian: iproute2 nftables",
     version: |_| process::find("nft").and_then(|nft| says(nft, "--version")),
     refuses: |wanted| (wanted.ports > 1023).then_some("a bridge has 1,023 ports"),

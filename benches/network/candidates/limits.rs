@@ -5,6 +5,7 @@ use super::*;
 pub const FORWARD: Candidate = Candidate {
     name: "forward",
     what: "limit of a switch: two TAPs, one read and one write a frame",
+    limit: None,
     remedy: "cargo build --release --examples",
     version: |tools| tools.forward.is_file().then(|| "of this tree".to_owned()),
     refuses: |wanted| (wanted.ports > 2).then_some("it has two ports"),
@@ -20,6 +21,7 @@ pub const FORWARD: Candidate = Candidate {
 pub const SPLIT: Candidate = Candidate {
     name: "split",
     what: "limit of TCP by host sockets: a TAP, and a socket a connection",
+    limit: None,
     remedy: "cargo build --release --examples",
     version: |tools| tools.split.is_file().then(|| "of this tree".to_owned()),
     refuses: |wanted| match wanted.way {

@@ -95,6 +95,8 @@ pub struct Tools {
 pub struct Candidate {
     pub name: &'static str,
     pub what: &'static str,
+    /// The limit program that does the least of what it does.
+    pub limit: Option<&'static str>,
     /// What to do about one that is missing.
     pub remedy: &'static str,
     /// None: missing.
@@ -143,9 +145,13 @@ impl Scene {
 
     /// A world that is reached by sockets in it: an address, and a route that leads nowhere.
     fn world_of_sockets(&self) -> Result<(), String> {
+        // A device of another namespace's, for a dummy needs a module: only its address and its route are wanted.
         self.far.ip(&format!(
-            "link add name ext0 mtu 65520 type dummy\naddr add {HOST}/24 dev ext0\nlink set ext0 up\nroute add default via 198.51.100.1\n"
+            "link add name ext0 mtu 65520 type veth peer name nowhere mtu 65520 netns hub\n\
+             addr add {HOST}/24 dev ext0\nlink set ext0 up\n"
         ))?;
+        self.hub.ip("link set nowhere up\n")?;
+        self.far.ip("route add default via 198.51.100.1\n")?;
         self.far.sysctl("ipv4/ping_group_range", "0 2147483647")
     }
 }

@@ -7,6 +7,7 @@ use crate::walls::SCRATCH;
 pub const OPENVSWITCH: Candidate = Candidate {
     name: "openvswitch",
     what: "Open vSwitch, userspace datapath on TAPs",
+    limit: Some("forward"),
     remedy: "Debian: openvswitch-switch",
     version: |_| {
         process::find("ovsdb-server")?;

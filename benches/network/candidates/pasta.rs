@@ -5,6 +5,7 @@ use super::*;
 pub const PASTA: Candidate = Candidate {
     name: "pasta",
     what: "passt's pasta: a TAP joined to host sockets",
+    limit: Some("split"),
     remedy: "Debian: passt, or --pasta PATH",
     version: |tools| {
         let said = says(&tools.pasta, "--version")?;
@@ -22,7 +23,7 @@ pub const PASTA: Candidate = Candidate {
         let mut path = Path::begin(HOST);
         let mut command = scene.far.command(&tools.pasta, &["-f", "-4", "--config-net", "-I", "eth0", "-i", "ext0"]);
         command.args(["-a", A, "-n", "255.255.0.0", "-g", GATEWAY, "-m", &wanted.mtu.to_string()]);
-        command.args(["--runas", "0", "--no-dhcp", "-u", "none", "-T", "none", "-U", "none", "-l", "/dev/stderr"]);
+        command.args(["--runas", "0", "--no-dhcp", "-u", "none", "-T", "none", "-U", "none"]);
         if wanted.way == Way::In {
             let tcp = format!("{IPERF},{FIRST_TCP}-{}", FIRST_TCP + TCP_PORTS - 1);
             command.args(["-t", &tcp]);
@@ -32,12 +33,11 @@ pub const PASTA: Candidate = Candidate {
         command.args(["--netns", scene.a.path()]);
         path.start(command, "")?;
         // It says nothing when it is ready: the container's default route is the last thing that it sets.
-        process::eventually("pasta configures the container", SOON, || {
-            scene
-                .a
-                .enter(|| std::fs::read_to_string("/proc/thread-self/net/route"))
-                .is_ok_and(|routes| routes.contains("eth0\t00000000"))
-        })?;
+        let configured = process::eventually("pasta configures the container", SOON, || {
+            let routes = scene.a.enter(|| std::fs::read_to_string("/proc/thread-self/net/route"));
+            routes.is_ok_and(|routes| routes.contains("eth0\t00000000"))
+        });
+        configured.map_err(|error| format!("{error}; {}", path.helpers[0].complaint()))?;
         Ok(path)
     },
 };

@@ -6,6 +6,7 @@ use crate::walls::SCRATCH;
 pub const PONTOON: Candidate = Candidate {
     name: "pontoon",
     what: "pontoon, uplink none between containers, else a TUN",
+    limit: Some("forward"),
     remedy: "cargo build --release",
     version: |tools| says(&tools.pontoon, "--version"),
     refuses: |wanted| {
@@ -29,6 +30,7 @@ pub const PONTOON: Candidate = Candidate {
 pub const SOCKETS: Candidate = Candidate {
     name: "pontoon-sockets",
     what: "pontoon, uplink `sockets`: the world by ordinary host sockets",
+    limit: Some("split"),
     remedy: "this binary has no `--uplink sockets`",
     version: |tools| {
         let mut help = Command::new(&tools.pontoon);

@@ -9,6 +9,7 @@ use crate::walls::SCRATCH;
 pub const SLIRP4NETNS: Candidate = Candidate {
     name: "slirp4netns",
     what: "libslirp on a TAP, host sockets",
+    limit: Some("split"),
     remedy: "Debian: slirp4netns",
     version: |_| process::find("slirp4netns").and_then(|program| says(program, "--version")),
     refuses: |wanted| match wanted.way {

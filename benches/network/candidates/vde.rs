@@ -9,6 +9,7 @@ use crate::walls::SCRATCH;
 pub const VDE: Candidate = Candidate {
     name: "vde",
     what: "vde_switch, a vde_plug2tap a container",
+    limit: Some("forward"),
     remedy: "Debian: vde2",
     version: |_| {
         process::find("vde_plug2tap")?;
