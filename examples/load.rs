@@ -56,8 +56,12 @@ enum Load {
         #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
         ports: u16,
     },
-    /// Count the datagrams that `send` sends here; prints "ready"
-    Sink { port: u16 },
+    /// Count the datagrams of SIZE bytes that `send` sends here; prints "ready"
+    Sink {
+        port: u16,
+        #[arg(value_parser = clap::value_parser!(u16).range(8..=65_507))]
+        size: u16,
+    },
     /// Send numbered datagrams of SIZE bytes as fast as they go
     Send {
         to: SocketAddr,
@@ -133,7 +137,7 @@ fn main() -> ExitCode {
     let done = match Load::parse() {
         Load::Serve { first, ports } => serve(first, ports),
         Load::Keep { first, ports } => keep(first, ports),
-        Load::Sink { port } => sink(port),
+        Load::Sink { port, size } => sink(port, usize::from(size)),
         Load::Send { to, size, seconds } => send(to, usize::from(size), Duration::from_secs(seconds)),
         Load::Rr { to, count, seconds } => request_response(to, count, Duration::from_secs(seconds)),
         Load::Crr { to, ports, count, seconds } => {
@@ -242,31 +246,36 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-fn sink(port: u16) -> io::Result<Value> {
+fn sink(port: u16, size: usize) -> io::Result<Value> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
     // What is lost shall be lost on the way. Beyond net.core.rmem_max this needs CAP_NET_ADMIN.
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     println!("ready");
     let mut bytes = vec![0; 1 << 16];
-    let mut octets = 0u64;
-    let mut next = || -> io::Result<Option<(u64, u64)>> {
-        match socket.recv(&mut bytes) {
-            Ok(length @ 8..) => Ok(bytes.first_chunk().map(|number| (u64::from_be_bytes(*number), length as u64))),
-            Ok(length) => Err(io::Error::other(format!("a datagram of {length} bytes is not of `send`"))),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
-            Err(error) => Err(error),
+    // One that arrives cut short is as good as lost.
+    let mut cut = 0u64;
+    let mut next = || -> io::Result<Option<u64>> {
+        loop {
+            return match socket.recv(&mut bytes) {
+                Ok(length) if length != size => {
+                    cut += 1;
+                    continue;
+                }
+                Ok(_) => Ok(bytes.first_chunk().map(|number| u64::from_be_bytes(*number))),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+                Err(error) => Err(error),
+            };
         }
     };
-    let Some((mut highest, _)) = next()? else {
-        return Err(io::Error::other(format!("no datagram arrived within {PATIENCE:?}")));
+    let Some(mut highest) = next()? else {
+        return Err(io::Error::other(format!("no datagram arrived whole within {PATIENCE:?}")));
     };
     socket.set_read_timeout(Some(PAUSE))?;
     let begin = Instant::now();
     let (mut end, mut received, mut late) = (begin, 1u64, 0u64);
-    while let Some((number, length)) = next()? {
+    while let Some(number) = next()? {
         received += 1;
-        octets += length;
         late += u64::from(number <= highest);
         highest = highest.max(number);
         end = Instant::now();
@@ -275,9 +284,9 @@ fn sink(port: u16) -> io::Result<Value> {
     // The first datagram began the time, it is not one of those in it.
     let rate = (received - 1) as f64 / seconds.max(f64::EPSILON);
     let lost = (highest + 1).saturating_sub(received);
-    let gbit = octets as f64 * 8e-9 / seconds.max(f64::EPSILON);
+    let gbit = rate * size as f64 * 8e-9;
     Ok(
-        json!({ "received": received, "lost": lost, "late": late, "seconds": seconds, "per_second": rate, "gbit_s": gbit }),
+        json!({ "received": received, "lost": lost, "cut": cut, "late": late, "seconds": seconds, "per_second": rate, "gbit_s": gbit }),
     )
 }
 

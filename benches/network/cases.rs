@@ -237,6 +237,9 @@ impl Bench<'_> {
         let (helpers, machine) = (cpu_seconds(&self.path.family()) - helpers, machine_cpu_seconds() - machine);
         let received = &told["end"]["sum_received"];
         let (bits, bytes) = (number(received, "bits_per_second")?, number(received, "bytes")?);
+        if bytes == 0.0 {
+            return Err("connected, and not a byte arrived".to_owned());
+        }
         let mut measured = Measured::default();
         measured.put("tcp_gbit_s", bits * 1e-9);
         // Of next to nothing a cost by the byte says nothing.
@@ -250,7 +253,7 @@ impl Bench<'_> {
     }
 
     fn datagrams(&self, size: u32) -> Result<Measured, String> {
-        let sink = self.serve(&["sink", &UDP.to_string()])?;
+        let sink = self.serve(&["sink", &UDP.to_string(), &size.to_string()])?;
         let words = ["send", &self.target(UDP), &size.to_string(), &self.seconds.to_string()];
         self.load(self.scene.client(), &words)?.end(self.time() + SLACK)?;
         let told = json(last(&sink.end(self.time() + SLACK)?))?;

@@ -47,7 +47,7 @@ pub fn draw(record: &Record) -> Result<Vec<Plot>, String> {
     .into();
     for (file, caption, metric, axis) in [
         ("throughput.svg", "One TCP stream, by path, MTU and candidate", "tcp_gbit_s", "Gbit/s"),
-        ("cpu.svg", "CPU of the candidate's processes for one TCP stream", "helper_cpu_s_per_gb", "CPU s per GB"),
+        ("cpu.svg", "CPU of all processes of the candidate, for one TCP stream", "helper_cpu_s_per_gb", "CPU s per GB"),
     ] {
         let series = by_candidate(record, |candidate| {
             let points = bulk
@@ -74,7 +74,7 @@ pub fn draw(record: &Record) -> Result<Vec<Plot>, String> {
     for (file, caption, axes, scale) in [
         (
             "ports.svg",
-            "One pair's TCP while other ports are idle",
+            "TCP of one pair while the other ports are idle",
             ["ports", "Gbit/s (logarithmic)"],
             "bulk tcp_gbit_s",
         ),
@@ -96,7 +96,7 @@ pub fn draw(record: &Record) -> Result<Vec<Plot>, String> {
             plots.push(Plot { file, caption, svg: lines(caption, axes, &series, Axis::Count).map_err(failed)? });
         }
     }
-    let caption = "Resident memory of the candidate's processes, by flows held";
+    let caption = "Resident memory of all processes of the candidate, by flows held";
     let series = by_candidate(record, |candidate| {
         let points = [1000, 10_000, 100_000].into_iter().filter_map(|flows| {
             Some((f64::from(flows), median_of(record, &format!("size/flows/{flows}"), "rss_mib", candidate)?))
