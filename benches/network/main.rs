@@ -100,16 +100,24 @@ fn demand() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         missing.push("root (sudo)".to_owned());
     }
-    let tools = [("iperf3", "iperf3"), ("ip", "iproute2"), ("ping", "iputils-ping"), ("cargo", "cargo")];
+    let tools = [("iperf3", "iperf3"), ("ip", "iproute2"), ("ping", "iputils-ping")];
     for (program, package) in tools {
         if process::find(program).is_none() {
             missing.push(format!("{program} (Debian: {package})"));
         }
     }
+    if cargo().is_none() {
+        missing.push("cargo".to_owned());
+    }
     if !Path::new("/dev/net/tun").exists() {
         missing.push("/dev/net/tun".to_owned());
     }
     if missing.is_empty() { Ok(()) } else { Err(format!("needs {}", missing.join(", "))) }
+}
+
+/// The one that started us: sudo may have left no other in the PATH.
+fn cargo() -> Option<PathBuf> {
+    std::env::var_os("CARGO").map(PathBuf::from).or_else(|| process::find("cargo"))
 }
 
 fn read(file: &Path) -> Result<Record, String> {
@@ -143,7 +151,7 @@ fn root() -> &'static Path {
 fn tools(options: &Options) -> Result<Tools, String> {
     let target = root().join("target/release");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(target, |own| PathBuf::from(own).join("release"));
-    let mut build = Command::new("cargo");
+    let mut build = Command::new(cargo().ok_or("no cargo")?);
     build.current_dir(root()).args(["build", "--release", "--quiet", "--examples"]);
     if options.binary.is_none() {
         build.args(["--bin", "pontoon"]);
