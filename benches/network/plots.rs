@@ -200,6 +200,10 @@ enum Axis {
 }
 
 fn lines(caption: &str, axes: [&str; 2], series: &[Series], axis: Axis) -> Result<String, Box<dyn Error>> {
+    // What was too little to be measured has no logarithm.
+    let positive = |points: &[(f64, f64)]| points.iter().copied().filter(|(_, y)| *y > 0.0).collect();
+    let series: Vec<Series> = series.iter().map(|(name, points)| (name.clone(), positive(points))).collect();
+    let series = series.as_slice();
     let all = || series.iter().flat_map(|(_, points)| points);
     let bottom = all().map(|(_, y)| *y).fold(f64::INFINITY, f64::min).max(1e-3);
     let top = all().map(|(_, y)| *y).fold(bottom, f64::max);

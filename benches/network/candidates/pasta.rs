@@ -23,12 +23,12 @@ pub const PASTA: Candidate = Candidate {
         let mut path = Path::begin(HOST);
         let mut command = scene.far.command(&tools.pasta, &["-f", "-4", "--config-net", "-I", "eth0", "-i", "ext0"]);
         command.args(["-a", A, "-n", "255.255.0.0", "-g", GATEWAY, "-m", &wanted.mtu.to_string()]);
-        command.args(["--runas", "0", "--no-dhcp", "-u", "none", "-T", "none", "-U", "none"]);
+        command.args(["--runas", "0", "--no-dhcp", "-T", "none", "-U", "none"]);
         if wanted.way == Way::In {
             let tcp = format!("{IPERF},{FIRST_TCP}-{}", FIRST_TCP + TCP_PORTS - 1);
-            command.args(["-t", &tcp]);
+            command.args(["-t", &tcp, "-u", &UDP.to_string()]);
         } else {
-            command.args(["-t", "none"]);
+            command.args(["-t", "none", "-u", "none"]);
         }
         command.args(["--netns", scene.a.path()]);
         path.start(command, "")?;
@@ -38,6 +38,8 @@ pub const PASTA: Candidate = Candidate {
             routes.is_ok_and(|routes| routes.contains("eth0\t00000000"))
         });
         configured.map_err(|error| format!("{error}; {}", path.helpers[0].complaint()))?;
+        // Until the container has spoken, pasta sends to the broadcast MAC address, where TCP is not heard; and without IPv6 it is silent.
+        let _ = scene.a.run("ping", &["-n", "-c", "1", "-W", "1", GATEWAY], SOON);
         Ok(path)
     },
 };
