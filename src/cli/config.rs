@@ -9,7 +9,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::control::protocol::{Level, NetworkSpec, Route, Rule};
@@ -17,9 +19,11 @@ use crate::core::command::{Command, CommandError, UplinkConfig};
 use crate::core::conntrack::{self, LIMIT_MAX, Timeouts};
 use crate::core::datapath::{self, Datapath};
 use crate::core::port::PortId;
+use crate::core::split::policy;
 use crate::core::time::Instant;
 use crate::core::world::{Sent, World};
 use crate::frame::FrameOut;
+use crate::io::sockets;
 use crate::io::sys::tuntap;
 use crate::wire::addr::{Addr, Cidr};
 
@@ -49,7 +53,38 @@ pub struct SwitchSection {
     pub tcp_loose: Option<bool>,
     /// Forward between networks and the uplink (`ip_forward`).
     pub forward: Option<bool>,
-    pub uplink: Option<Spanned<UplinkSpec>>,
+    pub uplink: Option<Spanned<UplinkChoice>>,
+    /// Of an uplink over sockets.
+    pub sockets: SocketsSection,
+}
+
+/// `[switch.sockets]`: each key is the option of that name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SocketsSection {
+    pub outbound_address: Vec<Spanned<Addr>>,
+    pub outbound_interface: Option<Spanned<String>>,
+    pub host_loopback: Vec<Spanned<Addr>>,
+    pub allow_metadata: Option<bool>,
+    pub host_addresses: Option<bool>,
+}
+
+/// The host's sockets as the way to the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketsSpec {
+    /// How they leave the host.
+    pub options: sockets::Options,
+    /// Under which addresses, one of a family at most, containers find the host's loopback.
+    pub host_loopback: Vec<Addr>,
+    /// What containers may reach beyond that.
+    pub policy: policy::Config,
+}
+
+/// The way to the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    Tun(UplinkSpec),
+    Sockets(SocketsSpec),
 }
 
 /// A TUN to the world.
@@ -161,6 +196,11 @@ pub struct Overrides {
     pub log: Option<Level>,
     pub flow_limit: Option<u32>,
     pub flow_quota: Option<u32>,
+    pub outbound_address: Vec<Addr>,
+    pub outbound_interface: Option<String>,
+    pub host_loopback: Vec<Addr>,
+    pub allow_metadata: bool,
+    pub no_host_addresses: bool,
 }
 
 /// What `--uplink` says.
@@ -168,6 +208,36 @@ pub struct Overrides {
 pub enum UplinkChoice {
     None,
     Tun(UplinkSpec),
+    Sockets,
+}
+
+/// In the file a table, which is a TUN, or a word.
+impl<'de> Deserialize<'de> for UplinkChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UplinkChoice, D::Error> {
+        struct Choice;
+
+        impl<'de> Visitor<'de> for Choice {
+            type Value = UplinkChoice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"sockets\", \"none\", or a table with name and address")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<UplinkChoice, E> {
+                match text {
+                    "sockets" => Ok(UplinkChoice::Sockets),
+                    "none" => Ok(UplinkChoice::None),
+                    _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<UplinkChoice, A::Error> {
+                UplinkSpec::deserialize(MapAccessDeserializer::new(table)).map(UplinkChoice::Tun)
+            }
+        }
+
+        deserializer.deserialize_any(Choice)
+    }
 }
 
 impl std::str::FromStr for UplinkChoice {
@@ -176,13 +246,8 @@ impl std::str::FromStr for UplinkChoice {
     fn from_str(text: &str) -> Result<UplinkChoice, String> {
         let fields = match text {
             "none" => return Ok(UplinkChoice::None),
-            "sockets" => {
-                return Err(
-                    "the uplink over host sockets is not part of this version; use tun:name=..,address=.. or none"
-                        .into(),
-                );
-            }
-            text => text.strip_prefix("tun:").ok_or("write tun:name=up0,address=192.0.2.10[,..] or none")?,
+            "sockets" => return Ok(UplinkChoice::Sockets),
+            text => text.strip_prefix("tun:").ok_or("write sockets, tun:name=up0,address=192.0.2.10[,..] or none")?,
         };
         let (mut name, mut address, mut fd) = (None, None, None);
         let (mut peer, mut netns, mut mtu, mut mss_clamp) = (None, None, None, None);
@@ -241,7 +306,7 @@ pub struct Settings {
     pub log: Level,
     pub pcap: Option<PathBuf>,
     pub core: datapath::Config,
-    pub uplink: Option<(Origin, UplinkSpec)>,
+    pub uplink: Option<(Origin, Uplink)>,
     /// Networks, rules and routes, in the order in which they are made.
     pub commands: Vec<(Origin, Command)>,
 }
@@ -273,14 +338,42 @@ impl Settings {
             },
             no_forward: !switch.forward.unwrap_or(true),
         };
-        let uplink = match (over.uplink, switch.uplink) {
-            (Some(UplinkChoice::None), _) | (None, None) => None,
-            (Some(UplinkChoice::Tun(spec)), _) => Some((Origin::Option("--uplink"), spec)),
-            (None, Some(spanned)) => Some(source.of(spanned)),
+        let sockets = SocketsOptions {
+            addresses: either("--outbound-address", over.outbound_address, source, switch.sockets.outbound_address),
+            interface: either(
+                "--outbound-interface",
+                over.outbound_interface,
+                source,
+                switch.sockets.outbound_interface,
+            ),
+            host_loopback: either("--host-loopback", over.host_loopback, source, switch.sockets.host_loopback),
+            policy: policy::Config {
+                host_loopback: None,
+                allow_metadata: over.allow_metadata || switch.sockets.allow_metadata.unwrap_or(false),
+                allow_host_addresses: !over.no_host_addresses && switch.sockets.host_addresses.unwrap_or(true),
+                ..policy::Config::default()
+            },
+            switches: [("--allow-metadata", over.allow_metadata), ("--no-host-addresses", over.no_host_addresses)],
         };
-        if let Some((origin, spec)) = &uplink {
-            check_uplink(origin, spec)?;
-        }
+        let choice = match over.uplink {
+            Some(choice) => Some((Origin::Option("--uplink"), choice)),
+            None => switch.uplink.map(|spanned| source.of(spanned)),
+        };
+        let uplink = match choice {
+            Some((origin, UplinkChoice::Sockets)) => Some((origin, Uplink::Sockets(sockets.judged()?))),
+            // What needs nothing is what nobody has to ask for.
+            None => Some((Origin::Option("--uplink"), Uplink::Sockets(sockets.judged()?))),
+            other => {
+                sockets.refuse_options()?;
+                match other {
+                    Some((origin, UplinkChoice::Tun(spec))) => {
+                        check_uplink(&origin, &spec)?;
+                        Some((origin, Uplink::Tun(spec)))
+                    }
+                    Some((_, UplinkChoice::None | UplinkChoice::Sockets)) | None => None,
+                }
+            }
+        };
         let mut networks: Vec<_> = network.into_iter().map(|spanned| source.of(spanned)).collect();
         default_network(&mut networks, over.subnet, over.gateway, over.mtu);
         let commands = networks
@@ -318,7 +411,7 @@ impl Settings {
         let mut judge = |origin: &Origin, command: Command| {
             core.apply(command, Instant::ZERO, &mut Nowhere).map_err(|error| refused(origin, &error))
         };
-        if let Some((origin, spec)) = &self.uplink {
+        if let Some((origin, Uplink::Tun(spec))) = &self.uplink {
             judge(origin, Command::SetUplink(spec.for_core(spec.mtu.unwrap_or(1500))))?;
         }
         for (origin, command) in &self.commands {
@@ -339,6 +432,83 @@ impl UplinkSpec {
         // The core chooses the port itself.
         UplinkConfig { address: self.address, mtu, mss_clamp: self.mss_clamp }
     }
+}
+
+/// What was said of an uplink over sockets, and where.
+struct SocketsOptions {
+    addresses: Vec<(Origin, Addr)>,
+    interface: Vec<(Origin, String)>,
+    host_loopback: Vec<(Origin, Addr)>,
+    policy: policy::Config,
+    /// Options without a value, and whether they were given.
+    switches: [(&'static str, bool); 2],
+}
+
+/// The option's values, or the file's if there are none.
+fn either<T>(
+    option: &'static str,
+    over: impl IntoIterator<Item = T>,
+    source: &Source,
+    file: impl IntoIterator<Item = Spanned<T>>,
+) -> Vec<(Origin, T)> {
+    let over: Vec<_> = over.into_iter().map(|value| (Origin::Option(option), value)).collect();
+    if over.is_empty() { file.into_iter().map(|spanned| source.of(spanned)).collect() } else { over }
+}
+
+impl SocketsOptions {
+    fn judged(self) -> Result<SocketsSpec, ConfigError> {
+        let mut spec = SocketsSpec { policy: self.policy, ..SocketsSpec::default() };
+        for (origin, addr) in self.addresses {
+            let place = if addr.is_v4() { &mut spec.options.outbound_v4 } else { &mut spec.options.outbound_v6 };
+            one_of_a_family(&origin, "outbound address", place.is_some(), addr)?;
+            *place = Some(addr);
+        }
+        for (origin, name) in self.interface {
+            if !tuntap::is_valid_name(&name) {
+                let why = format!(
+                    "outbound interface: '{name}' cannot be a network device's; 1 to 15 bytes without space, '/', ':' and '%'"
+                );
+                return Err(ConfigError { origin, why });
+            }
+            spec.options.outbound_interface = Some(name);
+        }
+        for (origin, addr) in self.host_loopback {
+            let twice = spec.host_loopback.iter().any(|other| other.is_v4() == addr.is_v4());
+            one_of_a_family(&origin, "host loopback", twice, addr)?;
+            spec.host_loopback.push(addr);
+        }
+        // The gateway has no IPv6 yet.
+        spec.policy.host_loopback = spec.host_loopback.iter().copied().find(|addr| addr.is_v4());
+        Ok(spec)
+    }
+
+    /// An option that would do nothing is a mistake; the file's section only waits.
+    fn refuse_options(&self) -> Result<(), ConfigError> {
+        let SocketsOptions { addresses, interface, host_loopback, policy: _, switches } = self;
+        let given = switches.iter().filter(|(_, given)| *given).map(|(name, _)| Origin::Option(name));
+        let given: Vec<Origin> = given.collect();
+        let addresses = addresses.iter().chain(host_loopback).map(|(origin, _)| origin);
+        let said = addresses.chain(interface.iter().map(|(origin, _)| origin)).chain(&given);
+        match said.into_iter().find(|origin| matches!(origin, Origin::Option(_))) {
+            None => Ok(()),
+            Some(origin) => {
+                let why = "only an uplink over sockets has it; add --uplink sockets, or leave it out".into();
+                Err(ConfigError { origin: origin.clone(), why })
+            }
+        }
+    }
+}
+
+fn one_of_a_family(origin: &Origin, what: &str, twice: bool, addr: Addr) -> Result<(), ConfigError> {
+    let ip = std::net::IpAddr::from(addr);
+    let why = if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || addr == Addr::V4_BROADCAST {
+        format!("{what}: {addr} is no address of one host; give one that is")
+    } else if twice {
+        format!("{what}: {addr} is the second of its family; give one of IPv4 and one of IPv6 at most")
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError { origin: origin.clone(), why })
 }
 
 fn check_uplink(origin: &Origin, spec: &UplinkSpec) -> Result<(), ConfigError> {
@@ -443,7 +613,7 @@ mod tests {
     fn nothing_said_is_one_network_like_docker0() {
         let settings = settings("", Overrides::default()).expect("defaults");
         assert_eq!(networks(&settings), ["default 172.17.0.0/16 172.17.0.1"]);
-        assert!(settings.uplink.is_none());
+        assert!(matches!(settings.uplink, Some((_, Uplink::Sockets(_)))));
     }
 
     #[test]
@@ -478,7 +648,8 @@ mod tests {
         assert_eq!((settings.core.conntrack.limit, settings.core.conntrack.quota), (1000, Some(100)));
         assert_eq!(settings.core.conntrack.timeouts.udp_timeout, Duration::from_secs(300));
         assert_eq!(settings.commands.len(), 5);
-        assert!(settings.uplink.is_some_and(|(_, spec)| spec.mss_clamp && spec.name == "up0"));
+        let Some((_, Uplink::Tun(spec))) = settings.uplink else { panic!("{:?}", settings.uplink) };
+        assert!(spec.mss_clamp && spec.name == "up0");
     }
 
     #[test]
@@ -561,6 +732,47 @@ mod tests {
     }
 
     #[test]
+    fn an_uplink_over_sockets_has_options_of_its_own() {
+        let text = "[switch]\nuplink = \"sockets\"\n[switch.sockets]\noutbound_address = [\"192.0.2.1\", \"2001:db8::1\"]\n\
+                    outbound_interface = \"eth0\"\nhost_loopback = [\"192.0.2.254\"]\n";
+        let addr = |text: &str| text.parse::<Addr>().expect("an address");
+        let file = SocketsSpec {
+            options: sockets::Options {
+                outbound_v4: Some(addr("192.0.2.1")),
+                outbound_v6: Some(addr("2001:db8::1")),
+                outbound_interface: Some("eth0".into()),
+            },
+            host_loopback: vec![addr("192.0.2.254")],
+            policy: policy::Config { host_loopback: Some(addr("192.0.2.254")), ..policy::Config::default() },
+        };
+        let said = settings(text, Overrides::default()).expect("valid");
+        assert_eq!(said.uplink, Some((Origin::Line("p.toml".into(), 2), Uplink::Sockets(file.clone()))));
+        let over = Overrides { outbound_address: vec![addr("192.0.2.7")], ..Overrides::default() };
+        let said = settings(text, over).expect("valid");
+        let options =
+            sockets::Options { outbound_v4: Some(addr("192.0.2.7")), outbound_v6: None, ..file.options.clone() };
+        assert_eq!(said.uplink.map(|(_, uplink)| uplink), Some(Uplink::Sockets(SocketsSpec { options, ..file })));
+        // The section waits, an option would do nothing.
+        let over = || Overrides { uplink: Some(UplinkChoice::None), ..Overrides::default() };
+        assert_eq!(settings(text, over()).expect("valid").uplink, None);
+        let over = Overrides { host_loopback: vec![addr("192.0.2.7")], ..over() };
+        let refused = settings(text, over).expect_err("refused").to_string();
+        assert!(refused.starts_with("--host-loopback: only an uplink over sockets"), "{refused}");
+        for (section, says) in [
+            ("outbound_address = [\"192.0.2.1\", \"192.0.2.2\"]", "line 4: outbound address: 192.0.2.2 is the second"),
+            ("outbound_address = [\"127.0.0.1\"]", "line 4: outbound address: 127.0.0.1 is no address of one host"),
+            ("outbound_address = [\"192.0.2\"]", "line 4: '192.0.2' is invalid IP address syntax"),
+            ("outbound_interface = \"eth 0\"", "line 4: outbound interface: 'eth 0' cannot be"),
+            ("host_loopback = [\"::\"]", "line 4: host loopback: :: is no address of one host"),
+        ] {
+            let error = error(&format!("[switch]\nuplink = \"sockets\"\n[switch.sockets]\n{section}\n"));
+            assert!(error.contains(says) && !error.contains('\n'), "{section}: {error}");
+        }
+        let error = error("[switch]\nuplink = \"socket\"\n");
+        assert!(error.contains("line 2: invalid value: string \"socket\", expected \"sockets\""), "{error}");
+    }
+
+    #[test]
     fn a_tun_uplink_is_written_with_keys_and_values() {
         let spec = "tun:name=up0,address=192.0.2.10,peer=192.0.2.1/24,netns=/run/netns/w,mtu=9000,mss_clamp=on";
         let Ok(UplinkChoice::Tun(spec)) = spec.parse() else { panic!("{spec} is valid") };
@@ -568,7 +780,7 @@ mod tests {
         let Ok(UplinkChoice::Tun(spec)) = "tun:fd=5,address=192.0.2.10".parse() else { panic!("valid") };
         assert_eq!(spec.fd, Some(5));
         for (text, says) in [
-            ("sockets", "not part of this version"),
+            ("socket", "write sockets"),
             ("tap:", "tun:name="),
             ("tun:", "KEY=VALUE"),
             ("tun:name=up0", "address=ADDR is missing"),

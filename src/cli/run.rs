@@ -95,6 +95,21 @@ pub struct Options {
     /// The way to the world, as for 'switch'
     #[arg(long)]
     uplink: Option<UplinkChoice>,
+    /// Source address of connections to the world, one of the host's; one of a family at most
+    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
+    outbound_address: Vec<Addr>,
+    /// The host's interface that they leave by
+    #[arg(long, value_name = "NAME")]
+    outbound_interface: Option<String>,
+    /// Under this address CMD finds the host's own loopback; one of a family at most
+    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
+    host_loopback: Vec<Addr>,
+    /// With --uplink sockets: containers reach the metadata services of clouds
+    #[arg(long)]
+    allow_metadata: bool,
+    /// With --uplink sockets: containers do not reach the host's own addresses
+    #[arg(long)]
+    no_host_addresses: bool,
     /// TOML; what the command line says goes before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -126,11 +141,6 @@ enum User {
     None,
 }
 
-/// What `run` uses where neither the command line nor the file says anything: the one place.
-const fn default_uplink() -> UplinkChoice {
-    UplinkChoice::None
-}
-
 /// Runs it; CMD's exit status, or why there is none.
 pub fn run(options: Options) -> ExitCode {
     match attempt(options) {
@@ -160,14 +170,14 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
     // Before anything of our own is open: a number could be anybody's then.
     let uplink_fd = match uplink {
         Some(UplinkChoice::Tun(UplinkSpec { fd, .. })) => inherited("--uplink tun:fd", *fd)?,
-        Some(UplinkChoice::None) | None => None,
+        Some(UplinkChoice::None | UplinkChoice::Sockets) | None => None,
     };
     let passed = inherit::rest()
         .map_err(|error| Failure::Failed(format!("cannot see which descriptors were inherited: {error}")))?;
     portspec::expand(publish).map_err(|error| Failure::Usage(format!("-p: {error}")))?;
     let (source, mut file) = Source::read(config.as_deref()).map_err(failed)?;
     file.switch.log.get_or_insert(Level::Warn);
-    let uplink = uplink.clone().or_else(|| file.switch.uplink.is_none().then(default_uplink));
+    let uplink = uplink.clone();
     let over = Overrides {
         control: control.clone(),
         subnet: *subnet,
@@ -178,6 +188,11 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
         log: *log,
         flow_limit: *flow_limit,
         flow_quota: options.flow_quota,
+        outbound_address: options.outbound_address.clone(),
+        outbound_interface: options.outbound_interface.clone(),
+        host_loopback: options.host_loopback.clone(),
+        allow_metadata: options.allow_metadata,
+        no_host_addresses: options.no_host_addresses,
     };
     let settings = Settings::new(&source, file, over).map_err(failed)?;
     let has_uplink = settings.uplink.is_some();

@@ -16,20 +16,21 @@ use std::path::PathBuf;
 use clap::Args;
 use rustix::process::{Resource, Rlimit};
 
-use super::config::{Overrides, Settings, Source, UplinkChoice, UplinkSpec, refused};
+use super::config::{self, Overrides, Settings, SocketsSpec, Source, UplinkChoice, UplinkSpec, refused};
 use super::{Control, Failure};
 use crate::control::calls::capture_file;
 use crate::control::plumber::Plumbing;
 use crate::control::protocol::{Gateway, Level};
 use crate::control::server::Server;
-use crate::core::command::UplinkConfig;
+use crate::core::command::SocketUplinkConfig;
 use crate::io::enter::{EnterHelper, Request};
-use crate::io::reactor::{self, LoopHandle, Start};
+use crate::io::reactor::{self, LoopHandle, Start, StartUplink};
+use crate::io::sockets::ports::local_ports;
 use crate::io::switch::{Notifier, Switch, SwitchError};
 use crate::io::sys::inherit;
 use crate::io::sys::tuntap::Header;
 use crate::io::uplink::{self, Uplink};
-use crate::wire::addr::Cidr;
+use crate::wire::addr::{Addr, Cidr};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -44,9 +45,25 @@ pub struct Options {
     /// Bytes of an IP packet in it [default: 1500]
     #[arg(long)]
     mtu: Option<u16>,
-    /// The way to the world: tun:name=up0,address=A[,peer=B/24][,netns=PATH][,mtu=N][,mss_clamp=on][,fd=N], or none
+    /// The way to the world: sockets, tun:name=up0,address=A[,peer=B/24][,netns=PATH][,mtu=N][,mss_clamp=on][,fd=N], or
+    /// none [default: sockets]
     #[arg(long)]
     uplink: Option<UplinkChoice>,
+    /// With --uplink sockets: source of connections, an address of this host; once for each family
+    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
+    outbound_address: Vec<Addr>,
+    /// With --uplink sockets: the only interface by which connections leave
+    #[arg(long, value_name = "IF")]
+    outbound_interface: Option<String>,
+    /// With --uplink sockets: containers find the host's loopback under this address; once for each family
+    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
+    host_loopback: Vec<Addr>,
+    /// With --uplink sockets: containers reach the metadata services of clouds
+    #[arg(long)]
+    allow_metadata: bool,
+    /// With --uplink sockets: containers do not reach the host's own addresses
+    #[arg(long)]
+    no_host_addresses: bool,
     /// TOML; what the command line says goes before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -71,16 +88,32 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> Result<(), Failure> {
-    let Options { control, subnet, gateway, mtu, uplink, config, ready_fd, exit_fd, pcap, log, flow_limit, flow_quota } =
-        options;
+    let Options { control, subnet, gateway, mtu, uplink, config, ready_fd, exit_fd, pcap, log, .. } = options;
+    let Options { flow_limit, flow_quota, outbound_address, outbound_interface, host_loopback, .. } = options;
+    let Options { allow_metadata, no_host_addresses, .. } = options;
     // Before anything of our own is open: a number could be anybody's then.
     let ready = inherited("--ready-fd", ready_fd)?;
     let exit = inherited("--exit-fd", exit_fd)?;
     let uplink_fd = match &uplink {
         Some(UplinkChoice::Tun(UplinkSpec { fd, .. })) => inherited("--uplink tun:fd", *fd)?,
-        Some(UplinkChoice::None) | None => None,
+        Some(UplinkChoice::None | UplinkChoice::Sockets) | None => None,
     };
-    let over = Overrides { control: control.control, subnet, gateway, mtu, uplink, pcap, log, flow_limit, flow_quota };
+    let over = Overrides {
+        control: control.control,
+        subnet,
+        gateway,
+        mtu,
+        uplink,
+        pcap,
+        log,
+        flow_limit,
+        flow_quota,
+        outbound_address,
+        outbound_interface,
+        host_loopback,
+        allow_metadata,
+        no_host_addresses,
+    };
     let (source, file) = Source::read(config.as_deref()).map_err(failed)?;
     let settings = Settings::new(&source, file, over).map_err(failed)?;
     let control = Control { control: settings.control.clone() }.path()?;
@@ -131,7 +164,7 @@ pub(super) fn start(
     let by_descriptor = uplink_fd.is_some();
     let uplink = open_uplink(helper, settings, uplink_fd)?;
     let uplink_request = match &settings.uplink {
-        Some((_, spec)) if !by_descriptor => device_of(spec).request().ok(),
+        Some((_, config::Uplink::Tun(spec))) if !by_descriptor => device_of(spec).request().ok(),
         Some(_) | None => None,
     };
     let mut seed = [0; 32];
@@ -185,11 +218,20 @@ fn open_uplink(
     helper: &mut EnterHelper,
     settings: &Settings,
     fd: Option<OwnedFd>,
-) -> Result<Option<(Uplink, UplinkConfig)>, Failure> {
-    let Some((origin, spec)) = &settings.uplink else {
+) -> Result<Option<StartUplink>, Failure> {
+    let Some((origin, uplink)) = &settings.uplink else {
         return Ok(None);
     };
     let told = |error: &dyn std::fmt::Display| Failure::Failed(format!("{origin}: {error}"));
+    let spec = match uplink {
+        config::Uplink::Tun(spec) => spec,
+        config::Uplink::Sockets(SocketsSpec { options, policy, .. }) => {
+            options.check().map_err(|error| told(&error))?;
+            let mut config = SocketUplinkConfig::for_ports(local_ports());
+            config.policy = *policy;
+            return Ok(Some(StartUplink::Sockets { options: options.clone(), config: Box::new(config) }));
+        }
+    };
     let opened = match fd {
         Some(fd) => Uplink::adopt(fd).map_err(|error| told(&error))?,
         None => Uplink::open(helper, &device_of(spec)).map_err(|error| told(&error))?,
@@ -197,7 +239,7 @@ fn open_uplink(
     // A device of more than 65,535 is one whose MTU is no limit for IP packets.
     let found = opened.mtu().map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
     let mtu = spec.mtu.or(found).unwrap_or(TUN_MTU);
-    Ok(Some((opened, spec.for_core(mtu))))
+    Ok(Some(StartUplink::Tun(opened, spec.for_core(mtu))))
 }
 
 /// Makes what the configuration asks for.

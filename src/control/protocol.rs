@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use super::portspec::PortSpec;
 use crate::core::command::{CommandError, Guard, MacChoice, NetworkConfig, StaticRule, Transport};
+use crate::core::socket::Failure;
 use crate::io::enter;
 use crate::io::switch::SwitchError;
 use crate::wire::addr::{Addr, Cidr};
@@ -249,6 +250,13 @@ impl From<CommandError> for ApiError {
             CommandError::Busy { .. } => Class::Busy,
             CommandError::PortAllocated { .. } => Class::PortAllocated,
             CommandError::Full { .. } => Class::Full,
+            CommandError::Bind { failure, .. } => match failure {
+                Failure::InUse => Class::PortAllocated,
+                Failure::Prohibited => Class::Forbidden,
+                Failure::NoAddress => Class::Invalid,
+                Failure::NoFiles | Failure::NoMemory => Class::Full,
+                _ => Class::Device,
+            },
         };
         ApiError::new(class, error.to_string())
     }

@@ -168,6 +168,32 @@ pub struct UplinkConfig {
     pub mss_clamp: bool,
 }
 
+/// The uplink over host sockets, from the core's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketUplinkConfig {
+    /// What a container may reach of the host.
+    pub policy: super::split::policy::Config,
+    /// TCP connections.
+    pub tcp: super::split::tcp::Config,
+    /// UDP flows.
+    pub udp: super::split::udp::Config,
+    /// Echo requests.
+    pub ping: super::split::ping::Config,
+}
+
+impl SocketUplinkConfig {
+    /// Every default, for a host with this `net.ipv4.ip_local_port_range`.
+    pub fn for_ports(range: std::ops::RangeInclusive<u16>) -> SocketUplinkConfig {
+        use super::split::{ping, policy, tcp, udp};
+        SocketUplinkConfig {
+            policy: policy::Config::default(),
+            tcp: tcp::Config::default(),
+            udp: udp::Config::for_ports(range),
+            ping: ping::Config::default(),
+        }
+    }
+}
+
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -189,6 +215,8 @@ pub enum Command {
     Unpublish { name: String, ports: Vec<Publication> },
     /// Gives the core its uplink, or a new address for it; flows of the old address are dropped (R29).
     SetUplink(UplinkConfig),
+    /// Gives the core an uplink over host sockets, once and for all; the world must have some.
+    SetSocketUplink(Box<SocketUplinkConfig>),
     /// Adds a static rule.
     AddRule(StaticRule),
     /// Removes it.
@@ -232,6 +260,9 @@ pub enum CommandError {
     /// Docker's words for a port that another publication holds (S60).
     #[error("Bind for {host_ip}:{port}/{proto} failed: port is already allocated by '{holder}'")]
     PortAllocated { host_ip: Addr, port: u16, proto: &'static str, holder: String },
+    /// The host does not let us have a port.
+    #[error("Bind for {host_ip}:{port}/{proto} failed: {why}")]
+    Bind { host_ip: Addr, port: u16, proto: &'static str, failure: super::socket::Failure, why: String },
     /// A bound was reached.
     #[error("{what}: the limit of {limit} is reached")]
     Full { what: &'static str, limit: usize },
@@ -374,6 +405,25 @@ pub struct FlowView {
     pub name: String,
     pub original: Traffic,
     pub reply: Traffic,
+    /// Of a flow over a host socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<SocketFlowView>,
+}
+
+/// What is known of a flow over a host socket beyond its packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SocketFlowView {
+    /// Where the host socket leads, or whose connection it is.
+    pub peer: Addr,
+    pub peer_port: u16,
+    pub age_seconds: u64,
+    /// What the container may send now, bytes; TCP only.
+    pub window: u32,
+    /// Segments sent again to the container; TCP only.
+    pub retransmits: u64,
+    /// The first error of the flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A route.

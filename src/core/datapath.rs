@@ -41,6 +41,7 @@ use super::neigh;
 use super::network::{Network, NetworkId, PortState, Ports, Role};
 use super::port::PortId;
 use super::route::Routes;
+use super::socket_uplink::SocketUplink;
 use super::time::Instant;
 use super::world::{Point, Sent, World};
 use crate::frame::{BUFFER_LEN, Caps, Frame, Gso, HEADROOM, L3, L4Checksum, Link, segment};
@@ -98,6 +99,7 @@ pub struct Datapath {
     pub(super) frags: frag::Table,
     pub(super) nat: Nat,
     pub(super) uplink: Option<Uplink>,
+    pub(super) socket_uplink: Option<Box<SocketUplink>>,
     pub(super) icmp_limit: Limiter,
     pub(super) rules: RuleHits,
     pub(super) random: Random,
@@ -150,6 +152,7 @@ impl Datapath {
             frags: frag::Table::new(frag_key),
             nat: Nat::new(key.clone(), Random::new(nat_key)),
             uplink: None,
+            socket_uplink: None,
             icmp_limit: Limiter::new(key.clone(), now),
             rules: RuleHits::default(),
             random,
@@ -197,7 +200,7 @@ impl Datapath {
         let neighbours = self.networks.iter().flatten().filter_map(|n| n.neighbours.next_timeout());
         let announcements = self.announcing.first().map(|(due, _)| *due);
         let tables = [self.flows.next_timeout(), self.frags.next_timeout()].into_iter().flatten();
-        neighbours.chain(announcements).chain(tables).min()
+        neighbours.chain(announcements).chain(tables).chain(self.socket_timeout()).min()
     }
 
     /// Does what is due. A call that comes early or twice does nothing.
@@ -218,6 +221,7 @@ impl Datapath {
             }
         }
         self.announce_due(now, world);
+        self.socket_timers(now, world);
     }
 
     /// How many transmissions there were since the last call: what the sender of a flood is charged.

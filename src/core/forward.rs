@@ -26,6 +26,7 @@ use super::network::NetworkId;
 use super::options;
 use super::port::PortId;
 use super::route::Target;
+use super::socket::Endpoint;
 use super::time::Instant;
 use super::world::World;
 use crate::frame::{Fragment, Frame, HEADROOM, L3, L4, Link, fragment};
@@ -125,6 +126,13 @@ impl Datapath {
         }
         if !frame.verify_checksum() {
             return Err(DropReason::BadChecksum);
+        }
+        if self.is_socket_flow(ingress, frame, src, dst) {
+            self.rules.established += 1;
+            return self.end_at_socket(ingress, frame, dst, None, now, world);
+        }
+        if self.is_socket_fragment(ingress, frame, dst) {
+            return self.reassemble(ingress, frame, now, world);
         }
         match self.see(ingress, frame, src, dst, now)? {
             Seen::Packet(tuple, facts) => self.track(ingress, frame, tuple, &facts, now, world),
@@ -295,11 +303,14 @@ impl Datapath {
     ) -> Result<(), DropReason> {
         let ours = self.is_local(ingress, tuple.dst);
         let dnat = self.nat.destination(&tuple, ours);
-        if dnat.is_none() && ours {
+        let to_host = dnat.is_none() && self.is_for_socket(ingress, frame, &tuple, now);
+        if dnat.is_none() && ours && !to_host {
             return self.local(ingress, frame, &tuple, now, world);
         }
         let (dst, dport) = dnat.map_or((tuple.dst, tuple.dport), |d| (d.ip, d.port));
-        let Some(egress) = self.routes.lookup(dst).filter(|e| *e != Target::Uplink || self.uplink.is_some()) else {
+        let egress = if to_host { Some(Target::Uplink) } else { self.routes.lookup(dst) };
+        let has_uplink = self.uplink.is_some() || self.socket_uplink.is_some();
+        let Some(egress) = egress.filter(|e| *e != Target::Uplink || has_uplink) else {
             self.complain(ingress, frame, Complaint::NetworkUnreachable, now, world);
             return Err(DropReason::NoRoute);
         };
@@ -309,6 +320,11 @@ impl Datapath {
             return self.turn_back(ingress, to, frame, &tuple, now, world);
         }
         self.policy(ingress, egress, dnat.is_some())?;
+        if egress == Target::Uplink && self.socket_uplink.is_some() {
+            self.passable(ingress, frame, egress, now, world)?;
+            let named = dnat.map(|d| Endpoint { addr: d.ip, port: d.port });
+            return self.end_at_socket(ingress, frame, dst, named, now, world);
+        }
         self.flows.admit(&tuple, facts.l4()).map_err(|_| DropReason::Untracked)?;
         self.passable(ingress, frame, egress, now, world)?;
 
@@ -613,7 +629,9 @@ impl Datapath {
         }
         let (src, dst) = frame.addrs().ok_or(DropReason::Martian)?;
         let quote = Quote::parse(frame.payload()).ok_or(DropReason::IcmpUnrelated)?;
-        let (id, direction) = self.flows.lookup(&quote.tuple.inverse(), now).ok_or(DropReason::IcmpUnrelated)?;
+        let Some((id, direction)) = self.flows.lookup(&quote.tuple.inverse(), now) else {
+            return self.socket_error(ingress, frame, &quote, now, world);
+        };
         let flow = self.flows.get(id).expect("just found");
         let as_came = *flow.tuple(direction);
         let as_goes = flow.tuple(direction.opposite()).inverse();

@@ -40,6 +40,8 @@ pub enum Complaint {
     TtlExceeded,
     /// 5/1: this neighbour is nearer.
     Redirect(Addr),
+    /// Type and code as a router beyond has said it.
+    Relayed(u8, u8),
 }
 
 impl Complaint {
@@ -56,6 +58,7 @@ impl Complaint {
             Complaint::Prohibited => (icmp::UNREACHABLE, 13, [0; 4]),
             Complaint::TtlExceeded => (icmp::TIME_EXCEEDED, 0, [0; 4]),
             Complaint::Redirect(to) => (icmp::REDIRECT, 1, to.as_v4().unwrap_or_default()),
+            Complaint::Relayed(kind, code) => (kind, code, [0; 4]),
         }
     }
 }

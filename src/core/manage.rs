@@ -14,6 +14,7 @@ use super::neigh::Held;
 use super::network::{Attachment, Network, NetworkId, Port, PortState, Role};
 use super::port::PortId;
 use super::route::Target;
+use super::socket_uplink::SOCKET_TABLES;
 use super::time::Instant;
 use super::world::World;
 use crate::frame::Caps;
@@ -46,13 +47,15 @@ impl Datapath {
             Command::Reserve(request) => self.reserve(request, now).map(Applied::Reserved),
             Command::Open { port, caps } => self.open(port, caps, now, world),
             Command::Link { port, up } => self.set_link(port, up),
-            Command::Detach { port } => self.detach(port),
-            Command::Publish { name, ifname, ports } => self.publish(&name, ifname.as_deref(), &ports),
+            Command::Detach { port } => self.detach(port, now, world),
+            Command::Publish { name, ifname, ports } => self.publish(&name, ifname.as_deref(), &ports, now, world),
             Command::Unpublish { name, ports } => {
-                let tags = self.nat.unpublish(&name, &ports)?.iter().map(|p| p.tag).collect();
+                let tags: Vec<u32> = self.nat.unpublish(&name, &ports)?.iter().map(|p| p.tag).collect();
+                self.close_doors(&tags, now, world);
                 Ok(Applied::Flushed(self.flows.remove_tags(tags)))
             }
             Command::SetUplink(config) => self.set_uplink(config, now),
+            Command::SetSocketUplink(config) => self.set_socket_uplink(&config, now, world),
             Command::AddRule(rule) => self.add_rule(rule),
             Command::RemoveRule(rule) => {
                 if !self.nat.remove_rule(&rule) {
@@ -83,7 +86,7 @@ impl Datapath {
                 }
                 Some(Target::Network(_)) | None => Err(missing("route by the uplink to", &dst.to_string())),
             },
-            Command::FlushFlows { name } => self.flush_flows(name.as_deref()),
+            Command::FlushFlows { name } => self.flush_flows(name.as_deref(), now, world),
         }
     }
 
@@ -343,13 +346,15 @@ impl Datapath {
         Ok(Applied::Done)
     }
 
-    fn detach(&mut self, port: PortId) -> Result<Applied, CommandError> {
+    fn detach(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> Result<Applied, CommandError> {
         let entry = self.ports.remove(port).ok_or_else(|| missing("port", &port.to_string()))?;
         self.departed.absorb(&entry.counters);
         self.announcing.remove(&(entry.announce.1, port));
         self.frags.forget(port);
         let mut flushed = self.flows.remove_owner(OwnerId(port.0));
         let tags: Vec<u32> = self.nat.withdraw_port(port).iter().map(|p| p.tag).collect();
+        self.close_doors(&tags, now, world);
+        flushed += self.flush_sockets(port, now, world);
         flushed += self.flows.remove_tags(tags); // hairpin flows are charged to their clients
         match entry.role {
             Role::Endpoint(attachment) => {
@@ -365,17 +370,25 @@ impl Datapath {
             }
             Role::Uplink => {
                 self.uplink = None;
+                self.socket_uplink = None;
                 flushed += self.remove_all_flows(); // the next uplink may have another address (R29)
             }
         }
         Ok(Applied::Flushed(flushed))
     }
 
-    fn publish(&mut self, name: &str, ifname: Option<&str>, ports: &[Publication]) -> Result<Applied, CommandError> {
+    fn publish(
+        &mut self,
+        name: &str,
+        ifname: Option<&str>,
+        ports: &[Publication],
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<Applied, CommandError> {
         if ports.iter().any(|p| p.host_port == 0 || p.container_port == 0) {
             return Err(invalid("ports", "a port is 1 to 65535"));
         }
-        if let Some(foreign) = ports.iter().filter_map(|p| p.host_ip).find(|ip| !self.may_bind(*ip)) {
+        if let Some(foreign) = ports.iter().filter_map(|p| p.host_ip).find(|ip| !self.may_bind(*ip, world)) {
             return Err(invalid(
                 "host address",
                 format!("{foreign} is none of ours; leave it out or take the uplink's"),
@@ -398,16 +411,29 @@ impl Datapath {
             let why = "no network of it has a gateway and a way out; attach it to one that has".to_owned();
             return Err(CommandError::Busy { what: "endpoint", name: name.to_owned(), why });
         };
-        self.nat.publish(name, port, ip, ports)?;
+        let tags = self.nat.publish(name, port, ip, ports)?;
+        if let Err(why) = self.open_doors(&tags, ports, port, ip, now, world) {
+            self.nat.withdraw_tags(&tags);
+            return Err(why);
+        }
         Ok(Applied::Done)
     }
 
     /// May ports be published on `ip`?
-    fn may_bind(&self, ip: Addr) -> bool {
-        self.is_uplink_address(ip) || self.networks.iter().flatten().any(|n| n.gateway() == Some(ip))
+    fn may_bind(&self, ip: Addr, world: &mut dyn World) -> bool {
+        self.is_uplink_address(ip) || self.is_gateway(ip) || self.is_address_of_host(ip, world)
+    }
+
+    /// Is `ip` the gateway's in one of the networks?
+    pub(super) fn is_gateway(&self, ip: Addr) -> bool {
+        self.networks.iter().flatten().any(|n| n.gateway() == Some(ip))
     }
 
     fn set_uplink(&mut self, config: UplinkConfig, now: Instant) -> Result<Applied, CommandError> {
+        if self.socket_uplink.is_some() {
+            let why = "its flows end in sockets of the host; start without it to use a device".to_owned();
+            return Err(CommandError::Busy { what: "uplink", name: "sockets".to_owned(), why });
+        }
         if !config.address.is_v4() || !config.address.is_routable_source() {
             return Err(invalid("uplink address", format!("{} is not an IPv4 host address", config.address)));
         }
@@ -472,14 +498,21 @@ impl Datapath {
         Ok(Applied::Done)
     }
 
-    fn flush_flows(&mut self, name: Option<&str>) -> Result<Applied, CommandError> {
-        let Some(name) = name else { return Ok(Applied::Flushed(self.remove_all_flows())) };
-        let of_name = |p: &Port| p.attachment().is_some_and(|a| a.name == name);
-        let owners: Vec<_> = self.ports.iter().filter(|(_, p)| of_name(p)).map(|(id, _)| OwnerId(id.0)).collect();
-        if owners.is_empty() {
+    fn flush_flows(
+        &mut self,
+        name: Option<&str>,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<Applied, CommandError> {
+        let is_meant = |p: &Port| name.is_none_or(|name| p.attachment().is_some_and(|a| a.name == name));
+        let owners: Vec<PortId> = self.ports.iter().filter(|(_, p)| is_meant(p)).map(|(id, _)| id).collect();
+        if let (Some(name), []) = (name, &owners[..]) {
             return Err(missing("endpoint", name));
         }
-        Ok(Applied::Flushed(owners.into_iter().map(|owner| self.flows.remove_owner(owner)).sum()))
+        let flushed = owners
+            .into_iter()
+            .map(|owner| self.flows.remove_owner(OwnerId(owner.0)) + self.flush_sockets(owner, now, world));
+        Ok(Applied::Flushed(flushed.sum()))
     }
 
     fn remove_all_flows(&mut self) -> usize {
@@ -531,7 +564,7 @@ impl Datapath {
         }
     }
 
-    fn name_of(&self, port: PortId) -> String {
+    pub(super) fn name_of(&self, port: PortId) -> String {
         self.ports.get(port).and_then(|p| p.attachment()).map_or_else(|| "uplink".to_owned(), |a| a.name.clone())
     }
 
@@ -564,7 +597,20 @@ impl Datapath {
         rows
     }
 
+    /// Tracked flows first, then those over host sockets: the upper half of the cursor says which.
     fn flow_page(&mut self, cursor: u64, max: usize, now: Instant) -> Page<FlowView> {
+        let table = cursor >> 32;
+        let mut page = match table {
+            0 => self.tracked_page(cursor, max, now),
+            _ => self.socket_flow_page(table, cursor & u64::from(u32::MAX), max.clamp(1, MAX_PAGE), now),
+        };
+        if page.next.is_none() && table < SOCKET_TABLES && self.socket_uplink.is_some() {
+            page.next = Some((table + 1) << 32);
+        }
+        page
+    }
+
+    fn tracked_page(&mut self, cursor: u64, max: usize, now: Instant) -> Page<FlowView> {
         let cursor = u32::try_from(cursor).unwrap_or(u32::MAX);
         let page = self.flows.flows(cursor, max.clamp(1, MAX_PAGE), now);
         let rows = page
@@ -592,6 +638,7 @@ impl Datapath {
                     name: self.name_of(PortId(flow.owner.0)),
                     original: traffic(Direction::Original),
                     reply: traffic(Direction::Reply),
+                    socket: None,
                 }
             })
             .collect();
@@ -618,7 +665,7 @@ impl Datapath {
         StatsView {
             ports: self.ports.len(),
             networks: self.networks.iter().flatten().count(),
-            flows: flows.flows as usize,
+            flows: flows.flows as usize + self.socket_flows(),
             flow_limit: self.flows.limit() as usize,
             flows_evicted: flows.evicted_unreplied + flows.evicted_closing + flows.evicted_unassured,
             flows_refused: flows.refused_table + flows.refused_quota + flows.refused_clash,

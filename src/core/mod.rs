@@ -22,6 +22,7 @@ mod options;
 pub mod port;
 pub mod route;
 pub mod socket;
+mod socket_uplink;
 pub mod split;
 pub mod time;
 pub mod world;

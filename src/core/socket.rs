@@ -141,7 +141,7 @@ pub struct Received {
 /// An ICMP error that a datagram of ours met (IP_RECVERR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramError {
-    /// Where the datagram was sent.
+    /// Where the datagram was sent; of a ping socket the port is 0.
     pub to: Endpoint,
     /// Type and code of the ICMP error; `None`: the host itself refused it, for this reason.
     pub icmp: Result<(u8, u8), Failure>,
@@ -149,6 +149,8 @@ pub struct DatagramError {
     pub mtu: u32,
     /// Who sent the error, if a router or host did.
     pub offender: Option<Addr>,
+    /// Of an echo request: its sequence number, if the error quotes it.
+    pub sequence: Option<u16>,
 }
 
 /// What kind of destination the host takes an address for (its local and main routing tables).
@@ -178,7 +180,9 @@ pub trait Sockets {
     /// Listens for TCP connections.
     fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure>;
 
-    /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`].
+    /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`]. `Reset`: that client
+    /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait; [`Ready::readable`] tells when it is worth
+    /// trying again.
     fn accept(&mut self, listener: SocketId, id: SocketId) -> Result<Accepted, Failure>;
 
     /// Refuses clients from now on (`false`), keeping the port; or takes them again (`true`).
@@ -202,13 +206,17 @@ pub trait Sockets {
     /// Asks the host to probe an idle peer (SO_KEEPALIVE).
     fn keepalive(&mut self, id: SocketId);
 
-    /// Opens a datagram socket at an address and port; port 0: any, address unspecified: all. Where it is bound.
+    /// Opens a datagram socket at an address and port; port 0: any, address unspecified: all. Where it is bound: a ping
+    /// socket perhaps with another identifier, if the host uses that one. `Prohibited`: this user may not ping.
     fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure>;
 
-    /// Sends one datagram, or several of one length.
+    /// Sends one datagram, or several of one length; of a ping socket an ICMP echo request from its type on, whose
+    /// identifier and checksum the host sets itself. After [`Failure::TooLong`] [`Sockets::next_error`] tells the MTU. An
+    /// ICMP error about another datagram is no failure of this one.
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure>;
 
-    /// Receives one datagram, or several of one length from one peer.
+    /// Receives one datagram, or several of one length from one peer; of a ping socket an ICMP echo reply from its type
+    /// on.
     fn recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, Failure>;
 
     /// The next ICMP error, if there is one. The payload of the datagram it is about is not given.

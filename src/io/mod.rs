@@ -5,6 +5,7 @@ pub mod lifetime;
 pub mod netcfg;
 pub mod pcap;
 pub mod reactor;
+pub mod sockets;
 pub mod switch;
 pub mod sys;
 pub mod tap;

@@ -292,13 +292,14 @@ pub fn forward_v4(name: &str) -> Result<(), NetcfgError> {
 }
 
 /// A netlink socket on which one request is answered before the next is sent.
-struct Netlink {
+#[derive(Debug)]
+pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
 }
 
 impl Netlink {
-    fn open() -> Result<Self, Errno> {
+    pub(super) fn open() -> Result<Self, Errno> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
@@ -465,7 +466,11 @@ impl Netlink {
     }
 
     /// Sends one request and collects its answers, up to the acknowledgement, the end of the dump, or the one answer.
-    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Errno> {
+    pub(super) fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, Errno> {
         self.sequence += 1;
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;

@@ -2,12 +2,19 @@
 //!
 //! # Theory of operation
 //! One thread, one `mio::Poll`. mio is edge-triggered: after a partial read no event ever comes again, so readiness is
-//! latched on a list of our own. Each turn serves every ready port once, by deficit round robin:
+//! latched on lists of our own. Each turn serves every ready port once, by deficit round robin, then ready sockets of the
+//! host ([`super::sockets`]) in the order in which they became ready:
 //!
 //! ```text
-//!  turn:  poll (not waiting while anybody is ready) -> timers due -> requests -> each ready port:
-//!           read one frame -> Datapath::input -> (write, write, ...) until EAGAIN or the port's budget is spent
+//!  turn:  poll (not waiting while anybody is ready) -> timers due -> requests
+//!         -> each ready port:   read one frame -> Datapath::input -> (write, write, ...)
+//!                               until EAGAIN or the port's budget is spent -> Datapath::flush
+//!         -> ready sockets:     Datapath::socket_ready -> (write, write, ...)
+//!                               until none is ready or the sockets' budget is spent; Datapath::flush after each few
 //! ```
+//!
+//! The sockets' budget of a turn is as large as that of all ports that were ready, at least one port's. So data from the
+//! host, of however many connections, does not hold up the containers' acknowledgements of it, nor the other way round.
 //!
 //! A frame is charged its length, but at least [`MIN_CHARGE`], and so is each transmission it caused after the first (a
 //! broadcast on a large switch is many writes). Time is charged too, because a write runs the receiver's whole stack: a
@@ -22,7 +29,8 @@
 //! Other threads put a [`Job`] into the channel and wake the loop; jobs run between turns.
 //!
 //! # Limits
-//! [`QUANTUM`] bytes a port and turn; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of [`SHORT`] bytes wait to be written.
+//! [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of
+//! [`SHORT`] bytes wait to be written.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -38,13 +46,15 @@ use rustix::io::Errno;
 
 use super::clock::Clock;
 use super::pcap::Capture;
+use super::sockets::{self, HostSockets};
 use super::switch::{ANSWER_WITHIN, NotAdded, Notice, Notifier, Switch, SwitchError};
 use super::sys::tuntap::Device;
 use super::tap::{ReadError, TapPort, WriteError};
 use super::uplink::Uplink;
-use crate::core::command::{Answer, Applied, Command, Query, UplinkConfig};
+use crate::core::command::{Answer, Applied, Command, Query, SocketUplinkConfig, UplinkConfig};
 use crate::core::datapath::{Config, Datapath};
 use crate::core::port::PortId;
+use crate::core::socket::{Ready, Sockets};
 use crate::core::time::Instant;
 use crate::core::world::{Point, Sent, World};
 use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
@@ -52,6 +62,10 @@ use crate::wire::vnet;
 
 /// What a port may spend in one turn, bytes.
 const QUANTUM: i64 = 256 * 1024;
+/// What a socket may spend before it is another's turn, bytes.
+const SOCKET_QUANTUM: i64 = 128 * 1024;
+/// Descriptors that come with a port: its device, and what watches its lifetime.
+const PORT_DESCRIPTORS: isize = 2;
 /// The least that a frame or a transmission costs, bytes: system calls cost the same for a small one.
 const MIN_CHARGE: i64 = 4096;
 /// What a microsecond costs, bytes: about the rate of small frames and of super-frames alike.
@@ -181,20 +195,21 @@ impl Outbox {
     }
 }
 
-/// The world as the core sees it: devices, and maybe somebody who captures.
-struct Wire<'a> {
-    devices: &'a mut Devices,
-    outbox: &'a mut Outbox,
-    capture: &'a mut Option<Capture>,
+/// The world as the core sees it: devices, maybe the host's sockets, and maybe somebody who captures.
+struct Wire {
+    devices: Devices,
+    outbox: Outbox,
+    sockets: Option<HostSockets>,
+    capture: Option<Capture>,
 }
 
-impl World for Wire<'_> {
+impl World for Wire {
     #[inline]
     fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
         if !self.outbox.frames.is_empty() {
-            self.outbox.write(self.devices); // no frame overtakes another
+            self.outbox.write(&mut self.devices); // no frame overtakes another
         }
-        write_frame(self.devices, port, frame)
+        write_frame(&mut self.devices, port, frame)
     }
 
     #[inline]
@@ -203,15 +218,20 @@ impl World for Wire<'_> {
     }
 
     #[inline]
+    fn sockets(&mut self) -> Option<&mut dyn Sockets> {
+        self.sockets.as_mut().map(|sockets| sockets as &mut dyn Sockets)
+    }
+
+    #[inline]
     fn capturing(&self) -> bool {
         self.capture.is_some()
     }
 
     fn capture(&mut self, point: Point, port: PortId, frame: FrameOut<'_>, link: Link) {
-        if let Some(capture) = self.capture
+        if let Some(capture) = &mut self.capture
             && !capture.frame(point, port, frame, link)
         {
-            *self.capture = None;
+            self.capture = None;
         }
     }
 }
@@ -227,12 +247,26 @@ pub struct LoopHandle {
 pub struct Start {
     /// The core's configuration.
     pub config: Config,
-    /// The way to the world, and what the core is to know of it.
-    pub uplink: Option<(Uplink, UplinkConfig)>,
+    /// The way to the world.
+    pub uplink: Option<StartUplink>,
     /// 32 random bytes.
     pub seed: [u8; 32],
     /// Where the loop tells what happened.
     pub notifier: Notifier,
+}
+
+/// The way to the world that a loop starts with.
+#[derive(Debug)]
+pub enum StartUplink {
+    /// A TUN, and what the core is to know of it.
+    Tun(Uplink, UplinkConfig),
+    /// The host's sockets, of the calling thread's network namespace. There is no device.
+    Sockets {
+        /// How they leave the host.
+        options: sockets::Options,
+        /// What the core is to know of it.
+        config: Box<SocketUplinkConfig>,
+    },
 }
 
 /// Starts the loop in a thread of its own.
@@ -246,17 +280,29 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
         poll,
         jobs: receiver,
         datapath: Datapath::new(start.config, start.seed, clock.now()),
-        devices: Devices::default(),
+        wire: Wire { devices: Devices::default(), outbox: Outbox::new(), sockets: None, capture: None },
         ready: VecDeque::new(),
         clock,
         notifier: start.notifier,
-        capture: None,
-        outbox: Outbox::new(),
         buf: vec![0; BUFFER_LEN],
         stop: false,
     };
-    if let Some((uplink, config)) = start.uplink {
-        reactor.add_uplink(uplink, config)?;
+    match start.uplink {
+        None => {}
+        Some(StartUplink::Tun(uplink, config)) => reactor.add_uplink(uplink, config)?,
+        Some(StartUplink::Sockets { options, config }) => {
+            let sockets = HostSockets::new(reactor.poll.registry(), options)
+                .map_err(failed("cannot prepare for sockets of the host"))?;
+            reactor.wire.sockets = Some(sockets);
+            if !sockets::may_ping() {
+                log::warn!(
+                    "containers cannot ping the world: net.ipv4.ping_group_range holds no group of this user; to cure it, \
+                     as root: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
+                );
+            }
+            let now = reactor.clock.now();
+            reactor.datapath.apply(Command::SetSocketUplink(config), now, &mut reactor.wire)?;
+        }
     }
     let thread = std::thread::Builder::new()
         .name("datapath".to_owned())
@@ -319,13 +365,11 @@ struct Reactor {
     poll: Poll,
     jobs: Receiver<Job>,
     datapath: Datapath,
-    devices: Devices,
+    wire: Wire,
     /// Ports with frames to read, in the order they are served.
     ready: VecDeque<PortId>,
     clock: Clock,
     notifier: Notifier,
-    capture: Option<Capture>,
-    outbox: Outbox,
     /// One frame, with headroom.
     buf: Vec<u8>,
     stop: bool,
@@ -340,7 +384,7 @@ impl Reactor {
                 return;
             }
         }
-        for entry in self.devices.entries.into_iter().flatten() {
+        for entry in self.wire.devices.entries.into_iter().flatten() {
             let closed = match entry.role {
                 Role::Tap(tap) => tap.detach(),
                 Role::Uplink(uplink) => uplink.close(),
@@ -349,7 +393,7 @@ impl Reactor {
                 log::warn!("cannot give up the device of {}: {error}", entry.id);
             }
         }
-        if let Some(capture) = self.capture {
+        if let Some(capture) = self.wire.capture {
             capture.finish();
         }
     }
@@ -357,10 +401,11 @@ impl Reactor {
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         let now = self.clock.now();
         let due = self.datapath.next_timeout();
-        let timeout = if !self.ready.is_empty() || !self.jobs.is_empty() {
+        let sockets_due = self.wire.sockets.as_ref().and_then(HostSockets::next_timeout);
+        let timeout = if !self.ready.is_empty() || !self.jobs.is_empty() || self.sockets_waiting() > 0 {
             Some(std::time::Duration::ZERO)
         } else {
-            due.map(|at| at.since(now))
+            due.into_iter().chain(sockets_due).min().map(|at| at.since(now))
         };
         match self.poll.poll(events, timeout) {
             Ok(()) => {}
@@ -368,34 +413,105 @@ impl Reactor {
             Err(error) => return Err(error),
         }
         for event in events.iter() {
-            if event.token() != WAKE {
+            let of_socket = event.token() != WAKE && self.wire.sockets.as_mut().is_some_and(|s| s.event(event));
+            if event.token() != WAKE && !of_socket {
                 self.latch(PortId(event.token().0 as u32)); // made from a port id
             }
         }
         let now = self.clock.now();
         if due.is_some_and(|at| at <= now) {
-            self.datapath.handle_timeout(
-                now,
-                &mut Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture },
-            );
+            self.datapath.handle_timeout(now, &mut self.wire);
+            self.flush();
             self.datapath.take_work();
+        }
+        if let Some(sockets) = &mut self.wire.sockets {
+            sockets.handle_timeout(now);
         }
         for _ in 0..JOBS_PER_TURN {
             match self.jobs.try_recv() {
-                Ok(job) => self.do_job(job),
+                Ok(job) => {
+                    self.do_job(job);
+                    self.flush();
+                }
                 Err(_) => break,
             }
         }
-        for _ in 0..self.ready.len() {
+        let ports = self.ready.len();
+        for _ in 0..ports {
             let Some(port) = self.ready.pop_front() else { break };
             self.serve(port);
+            self.flush();
         }
+        self.serve_sockets(QUANTUM * ports.max(1) as i64); // at most 65,536
         Ok(())
+    }
+
+    fn sockets_waiting(&self) -> usize {
+        self.wire.sockets.as_ref().map_or(0, HostSockets::waiting)
+    }
+
+    /// Lets the core send what it held back to send it together, and writes what waits.
+    fn flush(&mut self) {
+        if self.wire.sockets.is_none() {
+            return; // nothing is held back but for connections
+        }
+        self.wire.outbox.open = true;
+        self.datapath.flush(self.clock.now(), &mut self.wire);
+        self.write_outbox();
+    }
+
+    fn write_outbox(&mut self) {
+        self.wire.outbox.write(&mut self.wire.devices);
+        self.wire.outbox.open = false;
+        for sent in self.wire.outbox.written.drain(..) {
+            self.datapath.settle(sent);
+        }
+    }
+
+    /// The sockets' share of a turn, bytes: each that is ready now once, as far as it goes.
+    fn serve_sockets(&mut self, mut share: i64) {
+        let mut served = 0;
+        let mut now = self.clock.now();
+        for _ in 0..self.sockets_waiting() {
+            let Some((id, ready)) = self.wire.sockets.as_mut().and_then(HostSockets::next_ready) else { break };
+            // The first frame is written at once: nothing is known to come after it.
+            self.wire.outbox.open = served > 0;
+            let (mut ready, mut deficit) = (ready, SOCKET_QUANTUM);
+            loop {
+                let more = self.datapath.socket_ready(id, ready, now, &mut self.wire);
+                let before = now;
+                now = self.clock.now();
+                let charge = i64::from(self.datapath.take_work().max(1)) * MIN_CHARGE;
+                let charge = charge.max(time_charge(before, now));
+                deficit -= charge;
+                share -= charge;
+                if !more {
+                    break;
+                }
+                if deficit <= 0 {
+                    if let Some(sockets) = &mut self.wire.sockets {
+                        sockets.latch(id, Ready::default());
+                    }
+                    break;
+                }
+                ready = Ready::default();
+            }
+            served += 1;
+            if served % BATCH == 0 {
+                self.flush();
+            }
+            if share <= 0 {
+                break;
+            }
+        }
+        if served % BATCH != 0 {
+            self.flush();
+        }
     }
 
     /// Remembers that a port has something to read; errors are found by reading.
     fn latch(&mut self, id: PortId) {
-        if let Some(entry) = self.devices.get_mut(id)
+        if let Some(entry) = self.wire.devices.get_mut(id)
             && !entry.ready
         {
             entry.ready = true;
@@ -405,22 +521,18 @@ impl Reactor {
 
     /// One port's share of a turn.
     fn serve(&mut self, id: PortId) {
-        let Some(entry) = self.devices.get_mut(id) else { return };
+        let Some(entry) = self.wire.devices.get_mut(id) else { return };
         entry.deficit = (entry.deficit + QUANTUM).min(QUANTUM);
         let has_header = entry.vnet;
         let mut deficit = entry.deficit;
         let mut now = self.clock.now();
         while deficit > 0 {
             let (charge, end) = self.batch(id, has_header, now);
-            self.outbox.write(&mut self.devices);
-            self.outbox.open = false;
-            for sent in self.outbox.written.drain(..) {
-                self.datapath.settle(sent);
-            }
+            self.write_outbox();
             match end {
                 End::More => {}
                 End::Empty => {
-                    if let Some(entry) = self.devices.get_mut(id) {
+                    if let Some(entry) = self.wire.devices.get_mut(id) {
                         entry.ready = false;
                         entry.deficit = 0;
                     }
@@ -430,13 +542,11 @@ impl Reactor {
             }
             let before = now;
             now = self.clock.now();
-            let micros = now.micros() - before.micros();
-            let time = i64::try_from(micros).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO;
-            deficit -= charge.max(time);
-            self.outbox.open = true; // more are likely now
+            deficit -= charge.max(time_charge(before, now));
+            self.wire.outbox.open = true; // more are likely now
         }
-        self.outbox.open = false;
-        if let Some(entry) = self.devices.get_mut(id) {
+        self.wire.outbox.open = false;
+        if let Some(entry) = self.wire.devices.get_mut(id) {
             entry.deficit = deficit.max(-16 * QUANTUM);
             self.ready.push_back(id);
         }
@@ -446,18 +556,16 @@ impl Reactor {
     fn batch(&mut self, id: PortId, has_header: bool, now: Instant) -> (i64, End) {
         let mut charge = 0;
         for _ in 0..BATCH {
-            let Some(entry) = self.devices.get_mut(id) else { return (charge, End::Empty) };
+            let Some(entry) = self.wire.devices.get_mut(id) else { return (charge, End::Empty) };
             match read_frame(entry.role.device(), has_header, &mut self.buf) {
                 Ok(Some(len)) => {
-                    let mut wire =
-                        Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
-                    self.datapath.input(id, &mut self.buf, len, now, &mut wire);
+                    self.datapath.input(id, &mut self.buf, len, now, &mut self.wire);
                     let work = self.datapath.take_work();
                     charge += i64::from(work.max(1)) * (len as i64).max(MIN_CHARGE);
                     if work > BATCH as u32 || len > SHORT {
                         return (charge, End::More);
                     }
-                    self.outbox.open = true;
+                    self.wire.outbox.open = true;
                 }
                 // A frame shorter than its virtio header cannot be; nothing to charge but the call.
                 Ok(None) => charge += MIN_CHARGE,
@@ -476,7 +584,7 @@ impl Reactor {
 
     /// The device is out of order: no more events of it, and whoever attached it is told.
     fn lose(&mut self, id: PortId) {
-        let Some(entry) = self.devices.get_mut(id) else { return };
+        let Some(entry) = self.wire.devices.get_mut(id) else { return };
         entry.ready = true; // never latched again
         let fd = entry.role.device().as_fd().as_raw_fd();
         let is_uplink = matches!(entry.role, Role::Uplink(_));
@@ -486,9 +594,8 @@ impl Reactor {
         if is_uplink {
             // It stays in the listings, as down: nobody attached it, so nobody detaches it.
             log::error!("the uplink's device is gone: nothing reaches the world any more; restart pontoon");
-            let mut wire = Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
-            if let Err(error) = self.datapath.apply(Command::Link { port: id, up: false }, self.clock.now(), &mut wire)
-            {
+            let down = Command::Link { port: id, up: false };
+            if let Err(error) = self.datapath.apply(down, self.clock.now(), &mut self.wire) {
                 log::warn!("{id}: cannot be marked as down: {error}");
             }
             return;
@@ -502,9 +609,7 @@ impl Reactor {
         // An asker that has given up waiting is none of our business: the sends below may fail.
         match job {
             Job::Apply(command, answer) => {
-                let mut wire =
-                    Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
-                let applied = self.datapath.apply(command, now, &mut wire);
+                let applied = self.datapath.apply(command, now, &mut self.wire);
                 let _ = answer.send(applied.map_err(SwitchError::from));
             }
             Job::Query(query, answer) => {
@@ -524,7 +629,7 @@ impl Reactor {
                         .map(Some)
                         .map_err(|why| SwitchError::Failed { what: "cannot start capturing", why }),
                 };
-                let _ = answer.send(started.map(|capture| std::mem::replace(&mut self.capture, capture)));
+                let _ = answer.send(started.map(|capture| std::mem::replace(&mut self.wire.capture, capture)));
             }
             Job::Shutdown => self.stop = true,
         }
@@ -535,8 +640,11 @@ impl Reactor {
         match self.register(port, tap.as_fd().as_raw_fd()) {
             Ok(()) => {
                 let vnet = tap.device().caps().vnet;
-                self.devices.insert(Entry { id: port, role: Role::Tap(tap), vnet, ready: false, deficit: 0 });
+                self.wire.devices.insert(Entry { id: port, role: Role::Tap(tap), vnet, ready: false, deficit: 0 });
                 self.latch(port); // what came before we looked raises no edge
+                if let Some(sockets) = &mut self.wire.sockets {
+                    sockets.others_changed(PORT_DESCRIPTORS);
+                }
                 Ok(())
             }
             Err(why) => {
@@ -552,7 +660,7 @@ impl Reactor {
         match self.prepare_uplink(config, caps, uplink.as_fd().as_raw_fd()) {
             Ok(id) => {
                 let entry = Entry { id, role: Role::Uplink(uplink), vnet: caps.vnet, ready: false, deficit: 0 };
-                self.devices.insert(entry);
+                self.wire.devices.insert(entry);
                 self.latch(id); // what came before we looked raises no edge
                 Ok(())
             }
@@ -572,11 +680,10 @@ impl Reactor {
         fd: std::os::fd::RawFd,
     ) -> Result<PortId, SwitchError> {
         let now = self.clock.now();
-        let mut wire = Wire { devices: &mut self.devices, outbox: &mut self.outbox, capture: &mut self.capture };
-        let Applied::Uplink(port) = self.datapath.apply(Command::SetUplink(config), now, &mut wire)? else {
+        let Applied::Uplink(port) = self.datapath.apply(Command::SetUplink(config), now, &mut self.wire)? else {
             unreachable!("the first uplink is given a port");
         };
-        self.datapath.apply(Command::Open { port, caps }, now, &mut wire)?;
+        self.datapath.apply(Command::Open { port, caps }, now, &mut self.wire)?;
         self.register(port, fd).map_err(|why| SwitchError::Failed { what: "cannot watch the uplink", why })?;
         Ok(port)
     }
@@ -586,19 +693,27 @@ impl Reactor {
     }
 
     fn remove(&mut self, port: PortId) -> Option<TapPort> {
-        if matches!(self.devices.get_mut(port)?.role, Role::Uplink(_)) {
+        if matches!(self.wire.devices.get_mut(port)?.role, Role::Uplink(_)) {
             return None;
         }
-        let entry = self.devices.remove(port)?;
+        let entry = self.wire.devices.remove(port)?;
         let fd = entry.role.device().as_fd().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!("{port} was not watched any more: {error}");
+        }
+        if let Some(sockets) = &mut self.wire.sockets {
+            sockets.others_changed(-PORT_DESCRIPTORS);
         }
         match entry.role {
             Role::Tap(tap) => Some(tap),
             Role::Uplink(_) => None,
         }
     }
+}
+
+/// What the time between two looks at the clock costs, bytes.
+fn time_charge(before: Instant, now: Instant) -> i64 {
+    i64::try_from(now.micros() - before.micros()).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO
 }
 
 #[inline]

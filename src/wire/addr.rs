@@ -18,6 +18,8 @@ const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 impl Addr {
     /// 0.0.0.0.
     pub const V4_UNSPECIFIED: Addr = Addr::v4([0, 0, 0, 0]);
+    /// `::`.
+    pub const V6_UNSPECIFIED: Addr = Addr([0; 16]);
     /// 255.255.255.255.
     pub const V4_BROADCAST: Addr = Addr::v4([255, 255, 255, 255]);
 

@@ -70,6 +70,17 @@ fn a_switch_that_cannot_be_says_why_in_a_line() {
             1,
             &["much-too-long-a-name"],
         ),
+        (
+            &["--control", control, "--uplink", "sockets", "--outbound-address", "203.0.113.77"],
+            1,
+            &["outbound address: 203.0.113.77 is not an address of this host"],
+        ),
+        (
+            &["--control", control, "--uplink", "sockets", "--outbound-interface", "none77"],
+            1,
+            &["outbound interface: there is no network interface none77"],
+        ),
+        (&["--control", control, "--outbound-interface", "lo"], 1, &["--outbound-interface", "--uplink sockets"]),
         (&["--control", control, "--ready-fd", "77"], 2, &["--ready-fd 77"]),
         (&["--control", control, "--exit-fd", "1"], 2, &["--exit-fd 1"]),
         (&["--control", control, "--flow-limit", "0"], 1, &["flow"]),

@@ -198,6 +198,7 @@ fn flow(number: u64) -> FlowView {
         name: "c1".into(),
         original: Traffic::default(),
         reply: Traffic::default(),
+        socket: None,
     }
 }
 

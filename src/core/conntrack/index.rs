@@ -11,19 +11,19 @@
 type Bucket = u64;
 
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::core) struct Index {
     buckets: Vec<Bucket>,
     len: usize,
 }
 
 impl Index {
     /// Memory for that many entries.
-    pub(super) const fn bytes(entries: usize) -> usize {
+    pub(in crate::core) const fn bytes(entries: usize) -> usize {
         (entries * 2).next_power_of_two() * size_of::<Bucket>()
     }
 
     /// Room for `entries`, each below 2^31.
-    pub(super) fn new(entries: usize) -> Index {
+    pub(in crate::core) fn new(entries: usize) -> Index {
         let buckets = Index::bytes(entries) / size_of::<Bucket>();
         assert!(buckets <= 1 << 32, "the home of an entry is read off 32 bits of its hash");
         Index { buckets: vec![0; buckets], len: 0 }
@@ -31,7 +31,7 @@ impl Index {
 
     /// The entry with this hash for which `is_it` holds.
     #[inline]
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(in crate::core) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = self.home(hash as u32);
         loop {
             let bucket = self.buckets[at];
@@ -46,7 +46,7 @@ impl Index {
     }
 
     /// Adds an entry, which must not be there yet.
-    pub(super) fn insert(&mut self, hash: u64, entry: u32) {
+    pub(in crate::core) fn insert(&mut self, hash: u64, entry: u32) {
         assert!(self.len < self.buckets.len() / 2, "sized for the table's limit");
         self.len += 1;
         let mut at = self.home(hash as u32);
@@ -57,7 +57,7 @@ impl Index {
     }
 
     /// Removes an entry; was it there?
-    pub(super) fn remove(&mut self, hash: u64, entry: u32) -> bool {
+    pub(in crate::core) fn remove(&mut self, hash: u64, entry: u32) -> bool {
         let wanted = hash << 32 | u64::from(entry + 1);
         let mut hole = self.home(hash as u32);
         while self.buckets[hole] != wanted {
@@ -103,12 +103,12 @@ fn entry(bucket: Bucket) -> u32 {
 
 #[cfg(test)]
 impl Index {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::core) fn len(&self) -> usize {
         self.len
     }
 
     /// The longest way that a lookup can go, in buckets.
-    pub(super) fn longest_run(&self) -> usize {
+    pub(in crate::core) fn longest_run(&self) -> usize {
         self.buckets.split(|&b| b == 0).map(<[Bucket]>::len).max().unwrap_or(0)
     }
 }

@@ -31,7 +31,7 @@
 //! - `table`: slab, timers, limits, quotas, eviction.
 
 mod flow;
-mod index;
+pub(super) mod index;
 mod lists;
 pub mod segment;
 mod table;

@@ -109,8 +109,14 @@ impl Nat {
         }
     }
 
-    /// Publishes all of `ports` for a container, or none.
-    pub fn publish(&mut self, name: &str, port: PortId, ip: Addr, ports: &[Publication]) -> Result<(), CommandError> {
+    /// Publishes all of `ports` for a container, or none; their tags.
+    pub fn publish(
+        &mut self,
+        name: &str,
+        port: PortId,
+        ip: Addr,
+        ports: &[Publication],
+    ) -> Result<Vec<u32>, CommandError> {
         if self.count + ports.len() > MAX_PUBLISHED {
             return Err(CommandError::Full { what: "published ports", limit: MAX_PUBLISHED });
         }
@@ -131,14 +137,16 @@ impl Nat {
                 }
             }
         }
+        let mut tags = Vec::with_capacity(ports.len());
         for publication in ports {
             let tag = self.next_tag;
+            tags.push(tag);
             self.next_tag = self.next_tag.checked_add(1).unwrap_or(1);
             let entry = Published { publication: *publication, name: name.to_owned(), port, ip, tag };
             self.published.entry((publication.proto, publication.host_port)).or_default().push(entry);
         }
         self.count += ports.len();
-        Ok(())
+        Ok(tags)
     }
 
     /// Withdraws all of `ports` of the container, or none; what they were.
@@ -162,6 +170,11 @@ impl Nat {
     /// Withdraws all that leads to a port that is gone.
     pub fn withdraw_port(&mut self, port: PortId) -> Vec<Published> {
         self.withdraw(|p| p.port == port)
+    }
+
+    /// Withdraws the publications of these tags.
+    pub fn withdraw_tags(&mut self, tags: &[u32]) {
+        self.withdraw(|p| tags.contains(&p.tag));
     }
 
     /// All published ports, by number.

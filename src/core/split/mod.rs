@@ -14,12 +14,19 @@
 //! The engines are given a [`Lower`]: what they need of the router below and of the host's sockets beside them.
 
 pub mod ids;
+pub mod ping;
+pub mod policy;
+pub mod reassembly;
+pub mod tcp;
+pub mod udp;
 
 use self::ids::Ids;
+use super::counters::DropReason;
 use super::network::NetworkId;
 use super::port::PortId;
 use super::socket::Sockets;
 use crate::frame::Frame;
+use crate::wire::addr::Addr;
 
 /// Which container a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +52,13 @@ pub trait Lower {
     fn mtu(&self, network: NetworkId) -> usize;
 
     /// The gateway's address in a network.
-    fn gateway(&self, network: NetworkId) -> Option<crate::wire::addr::Addr>;
+    fn gateway(&self, network: NetworkId) -> Option<Addr>;
+
+    /// Is the address on a network's own link? No packet from there comes by way of the gateway.
+    fn on_link(&self, network: NetworkId, addr: Addr) -> bool;
+
+    /// Counts a drop at a port: of what was found out only after the packet that began it had been taken.
+    fn count(&mut self, port: PortId, why: DropReason);
 
     /// An unguessable number.
     fn random(&mut self) -> u64;

@@ -7,4 +7,5 @@ pub mod msg;
 pub mod netns;
 pub mod process;
 pub mod signal;
+pub mod sockets;
 pub mod tuntap;

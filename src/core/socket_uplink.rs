@@ -1,0 +1,645 @@
+//! The router's side of an uplink over host sockets: which packets end there, and what is around its engines.
+//!
+//! # Theory of operation
+//! The journey of a packet to the world is that of any other uplink as far as the routing decision: addresses, options,
+//! checksum, published ports, the gateway's own addresses, policy, TTL. Then it is not translated but handed to an engine
+//! of [`super::split`], which plays the far end. A TCP segment of a connection that the engine knows goes to it at once.
+//! Connection tracking knows nothing of these flows; flows between networks and to published ports from inside are its own,
+//! as ever.
+//!
+//! ```text
+//!   forward: addresses, options, checksum ── known to tcp? ───────────────┐
+//!      │ fragment to the world: reassembly, and again from the top        │
+//!      └─ dnat, local, route = uplink ── policy, TTL ── destination ──────┴─► tcp | udp | ping
+//!                                                        (split::policy)
+//! ```
+//!
+//! While an engine runs it is taken out of the [`Datapath`], so that what it delivers may use all the rest.
+
+use hashbrown::HashMap;
+
+use super::command::{
+    Applied, CommandError, FlowView, Page, Publication, SocketFlowView, SocketUplinkConfig, Traffic, Transport,
+};
+use super::conntrack::FiveTuple;
+use super::conntrack::tuple::proto_name;
+use super::counters::DropReason;
+use super::datapath::Datapath;
+use super::forward::Ingress;
+use super::hash::Keyed;
+use super::icmp::Complaint;
+use super::nat::rewrite::{Quote, decrement_ttl};
+use super::nat::transport_name;
+use super::network::{NetworkId, Port, PortState, Role};
+use super::port::PortId;
+use super::route::Target;
+use super::socket::{Endpoint, Failure, Ready, RouteKind, SocketId, Sockets};
+use super::split::ids::{Ids, Owner};
+use super::split::policy::{Decision, Policy};
+use super::split::reassembly::Reassembly;
+use super::split::{Lower, Origin, ping, tcp, udp};
+use super::time::Instant;
+use super::world::World;
+use crate::frame::{Caps, Fragment, Frame, L4};
+use crate::wire::addr::{Addr, Cidr};
+use crate::wire::ip::{icmp, proto};
+use crate::wire::{get16, get32};
+
+/// The host has no such address family.
+const EAFNOSUPPORT: i32 = 97;
+
+/// The engines, and what they share.
+pub(super) struct SocketUplink {
+    /// Counts what crosses; it has no device.
+    pub port: PortId,
+    pub tcp: tcp::Tcp,
+    pub udp: udp::Udp,
+    pub ping: ping::Ping,
+    pub policy: Policy,
+    reassembly: Reassembly,
+    ids: Ids,
+    /// The sockets of published ports, by the publication's tag.
+    doors: HashMap<u32, Vec<Door>, Keyed>,
+}
+
+/// The socket of a published port.
+#[derive(Clone, Copy, Debug)]
+enum Door {
+    Tcp(tcp::ListenerId),
+    /// By its tag.
+    Udp(u32),
+}
+
+/// What an engine has below and beside it.
+struct Below<'a> {
+    core: &'a mut Datapath,
+    ids: &'a mut Ids,
+    port: PortId,
+    now: Instant,
+    world: &'a mut dyn World,
+}
+
+impl Lower for Below<'_> {
+    fn sockets(&mut self) -> &mut dyn Sockets {
+        self.world.sockets().expect("a socket uplink is made only where there are sockets")
+    }
+
+    fn ids(&mut self) -> &mut Ids {
+        self.ids
+    }
+
+    fn deliver(&mut self, network: NetworkId, frame: &mut Frame<'_>) {
+        let Some((_, to)) = frame.addrs() else { return };
+        if let Some(uplink) = self.core.ports.get_mut(self.port) {
+            uplink.counters.rx.count(frame.len());
+        }
+        if self.core.networks.get(usize::from(network.0)).is_none_or(Option::is_none) {
+            return self.core.count_drop(self.port, DropReason::NoRoute);
+        }
+        if let Err(why) = self.core.deliver(self.port, network, to, frame, self.now, self.world) {
+            self.core.count_drop(self.port, why);
+        }
+    }
+
+    fn mtu(&self, network: NetworkId) -> usize {
+        self.network(network).map_or(1500, |n| usize::from(n.config.mtu))
+    }
+
+    fn gateway(&self, network: NetworkId) -> Option<Addr> {
+        self.network(network)?.gateway()
+    }
+
+    fn on_link(&self, network: NetworkId, addr: Addr) -> bool {
+        self.network(network).and_then(|n| n.subnet()).is_some_and(|subnet| subnet.contains(addr))
+    }
+
+    fn count(&mut self, port: PortId, why: DropReason) {
+        self.core.count_drop(port, why);
+    }
+
+    fn random(&mut self) -> u64 {
+        self.core.random.next_u64()
+    }
+}
+
+impl Below<'_> {
+    fn network(&self, id: NetworkId) -> Option<&super::network::Network> {
+        self.core.networks.get(usize::from(id.0))?.as_ref()
+    }
+}
+
+impl Datapath {
+    /// Lets `act` use the engines, with all the rest below them; `None`: there is no socket uplink.
+    fn with_engines<R>(
+        &mut self,
+        now: Instant,
+        world: &mut dyn World,
+        act: impl FnOnce(&mut Engines<'_>, &mut dyn Lower) -> R,
+    ) -> Option<R> {
+        let mut uplink = self.socket_uplink.take()?;
+        let SocketUplink { port, tcp, udp, ping, reassembly, ids, .. } = &mut *uplink;
+        let mut below = Below { core: self, ids, port: *port, now, world };
+        let answer = act(&mut Engines { tcp, udp, ping, reassembly }, &mut below);
+        self.socket_uplink = Some(uplink);
+        Some(answer)
+    }
+
+    /// Makes the uplink.
+    pub(super) fn set_socket_uplink(
+        &mut self,
+        config: &SocketUplinkConfig,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<Applied, CommandError> {
+        let refuse =
+            |why: &str| Err(CommandError::Busy { what: "uplink", name: "sockets".to_owned(), why: why.to_owned() });
+        if self.uplink.is_some() || self.socket_uplink.is_some() {
+            return refuse("there is an uplink already");
+        }
+        if world.sockets().is_none() {
+            return refuse("this world has no sockets");
+        }
+        let mut port = Port::pending(Role::Uplink, u32::MAX, now);
+        (port.state, port.caps) = (PortState::Up, Caps::FULL);
+        let port =
+            self.ports.insert(port).ok_or(CommandError::Full { what: "ports", limit: super::network::MAX_PORTS })?;
+        let mut secret = || {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&self.random.next_u64().to_le_bytes());
+            bytes[8..].copy_from_slice(&self.random.next_u64().to_le_bytes());
+            bytes
+        };
+        self.socket_uplink = Some(Box::new(SocketUplink {
+            port,
+            tcp: tcp::Tcp::new(config.tcp.clone(), secret()),
+            udp: udp::Udp::new(config.udp.clone(), secret(), now),
+            ping: ping::Ping::new(config.ping.clone(), secret(), now),
+            policy: Policy::new(config.policy),
+            reassembly: Reassembly::new(secret()),
+            ids: Ids::default(),
+            doors: HashMap::with_hasher(self.key.clone()),
+        }));
+        self.routes.insert(Cidr::new(Addr::V4_UNSPECIFIED, 0).expect("zero bits fit"), Target::Uplink);
+        Ok(Applied::Uplink(port))
+    }
+
+    /// Is this a segment of a connection over a host socket?
+    #[inline]
+    pub(super) fn is_socket_flow(&self, ingress: Ingress, frame: &Frame<'_>, src: Addr, dst: Addr) -> bool {
+        let (Some(uplink), Ingress::Endpoint(_, network)) = (&self.socket_uplink, ingress) else { return false };
+        if frame.layout().l4_kind != L4::Tcp || frame.layout().fragment != Fragment::None {
+            return false;
+        }
+        let l4 = frame.l4();
+        let (sport, dport) = (get16(l4, 0), get16(l4, 2));
+        uplink.tcp.knows(&FiveTuple { src, dst, sport, dport, proto: proto::TCP }, network)
+    }
+
+    /// Is this a fragment of a datagram that a host socket is to send whole?
+    pub(super) fn is_socket_fragment(&self, ingress: Ingress, frame: &Frame<'_>, dst: Addr) -> bool {
+        self.socket_uplink.is_some()
+            && matches!(ingress, Ingress::Endpoint(..))
+            && frame.layout().fragment != Fragment::None
+            && (self.routes.lookup(dst) == Some(Target::Uplink)
+                || self.leads_to_host(dst) && frame.layout().proto == proto::UDP)
+    }
+
+    /// Does a container reach the host's own loopback by `dst`?
+    pub(super) fn leads_to_host(&self, dst: Addr) -> bool {
+        self.socket_uplink.as_ref().is_some_and(|uplink| uplink.policy.is_host_loopback(dst))
+    }
+
+    /// Is this a datagram to a client of a published port? The client may have been shown with any address.
+    fn is_socket_reply(&self, origin: Origin, frame: &Frame<'_>, to: Endpoint, now: Instant) -> bool {
+        let (Some(uplink), Some((src, _))) = (&self.socket_uplink, frame.addrs()) else { return false };
+        if frame.layout().l4_kind != L4::Udp || frame.layout().fragment != Fragment::None {
+            return false;
+        }
+        let from = Endpoint { addr: src, port: get16(frame.l4(), 0) };
+        uplink.udp.is_reply(origin, from, to, now)
+    }
+
+    /// Does a packet to an address of the gateway's own belong to a socket: by way of [`Policy::is_host_loopback`], or as
+    /// an answer to a client that the gateway stands for?
+    pub(super) fn is_for_socket(&self, ingress: Ingress, frame: &Frame<'_>, tuple: &FiveTuple, now: Instant) -> bool {
+        let Ingress::Endpoint(port, network) = ingress else { return false };
+        if !matches!(tuple.proto, proto::TCP | proto::UDP) {
+            return false;
+        }
+        let to = Endpoint { addr: tuple.dst, port: tuple.dport };
+        self.leads_to_host(tuple.dst) || self.is_socket_reply(Origin { port, network }, frame, to, now)
+    }
+
+    /// A packet ends here, and its data goes on by a host socket. `named`: where a static rule sends it.
+    pub(super) fn end_at_socket(
+        &mut self,
+        ingress: Ingress,
+        frame: &mut Frame<'_>,
+        dst: Addr,
+        named: Option<Endpoint>,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<(), DropReason> {
+        let Ingress::Endpoint(port, network) = ingress else { return Err(DropReason::NoRoute) };
+        let Some(uplink) = &self.socket_uplink else { return Err(DropReason::NoUplink) };
+        let origin = Origin { port, network };
+        let l4 = frame.l4();
+        let ports = match frame.layout().l4_kind {
+            L4::Tcp | L4::Udp => (get16(l4, 0), get16(l4, 2)),
+            _ => (0, 0),
+        };
+        let shown = Endpoint { addr: dst, port: ports.1 };
+        let dial = match named {
+            Some(named) => named,
+            None if self.is_socket_reply(origin, frame, shown, now) => shown,
+            None => {
+                let kind = world.sockets().map(|sockets| sockets.route_kind(dst));
+                match uplink.policy.decide(dst, kind.unwrap_or(RouteKind::Unreachable)) {
+                    Decision::Dial(addr) => Endpoint { addr, port: ports.1 },
+                    Decision::Refuse(why) => {
+                        self.complain(ingress, frame, why.complaint(), now, world);
+                        return Err(why.drop_reason());
+                    }
+                }
+            }
+        };
+        let uplink_port = uplink.port;
+        if let Some(counted) = self.ports.get_mut(uplink_port) {
+            counted.counters.tx.count(frame.len());
+        }
+        match frame.layout().l4_kind {
+            L4::Tcp => {
+                decrement_ttl(frame);
+                self.with_engines(now, world, |e, lower| e.tcp.input(origin, frame, dial, now, lower))
+            }
+            L4::Udp => self.with_engines(now, world, |e, lower| e.udp.input(origin, frame, Some(dial), now, lower)),
+            L4::IcmpQuery if frame.l4()[icmp::TYPE] == icmp::ECHO => {
+                self.with_engines(now, world, |e, lower| e.ping.input(origin, frame, Some(dial.addr), now, lower))
+            }
+            _ => {
+                self.complain(ingress, frame, Complaint::Prohibited, now, world);
+                return Err(DropReason::NoSocketFor);
+            }
+        }
+        .unwrap_or(Err(DropReason::NoUplink))
+    }
+}
+
+/// Kinds of flows over host sockets that a listing goes through.
+pub(super) const SOCKET_TABLES: u64 = 3;
+
+/// Both directions of a flow, for a listing.
+struct Ends {
+    original: FiveTuple,
+    reply: FiveTuple,
+    replied: bool,
+    assured: bool,
+}
+
+impl Ends {
+    /// As `conntrack -L` writes it.
+    fn line(&self, state: &str, timeout: u64) -> String {
+        let name = proto_name(self.original.proto).unwrap_or("unknown");
+        let end = |t: &FiveTuple, question: bool| {
+            let (src, dst) = (t.src, t.dst);
+            if t.is_icmp() {
+                let (kind, id) = if question { (t.dport >> 8, t.sport) } else { (0, t.dport) };
+                return format!("src={src} dst={dst} type={kind} code=0 id={id} ");
+            }
+            format!("src={src} dst={dst} sport={} dport={} ", t.sport, t.dport)
+        };
+        let state = if state.is_empty() { String::new() } else { format!("{state} ") };
+        let unreplied = if self.replied { "" } else { "[UNREPLIED] " };
+        let assured = if self.assured { "[ASSURED] " } else { "" };
+        let (original, reply) = (end(&self.original, true), end(&self.reply, false));
+        format!("{name:<8} {} {timeout} {state}{original}{unreplied}{reply}{assured}", self.original.proto)
+    }
+
+    fn view(&self, state: &'static str, timeout_seconds: u64, name: String, to: Traffic, from: Traffic) -> FlowView {
+        FlowView {
+            line: String::new(),
+            proto: self.original.proto,
+            state,
+            src: self.original.src,
+            dst: self.original.dst,
+            sport: self.original.sport,
+            dport: self.original.dport,
+            reply_src: self.reply.src,
+            reply_dst: self.reply.dst,
+            reply_sport: self.reply.sport,
+            reply_dport: self.reply.dport,
+            assured: self.assured,
+            replied: self.replied,
+            timeout_seconds,
+            name,
+            original: to,
+            reply: from,
+            socket: None,
+        }
+    }
+}
+
+/// What [`Datapath::with_engines`] lends.
+struct Engines<'a> {
+    tcp: &'a mut tcp::Tcp,
+    udp: &'a mut udp::Udp,
+    ping: &'a mut ping::Ping,
+    reassembly: &'a mut Reassembly,
+}
+
+impl Datapath {
+    /// A host socket is ready. `true`: there is more to do, to be asked for again when others had their turn.
+    pub fn socket_ready(&mut self, id: SocketId, ready: Ready, now: Instant, world: &mut dyn World) -> bool {
+        let owner = self.socket_uplink.as_ref().and_then(|uplink| uplink.ids.get(id));
+        let Some(owner) = owner else { return false };
+        // Empty when a call is to go on where the last one stopped; a datagram socket is asked for all it may have.
+        let any =
+            if ready == Ready::default() { Ready { readable: true, writable: false, error: true } } else { ready };
+        self.with_engines(now, world, |engines, lower| match owner {
+            Owner::TcpFlow(_) | Owner::TcpListener(_) => engines.tcp.socket_ready(id, ready, now, lower),
+            Owner::Udp(_) => engines.udp.socket_ready(id, any, now, lower),
+            Owner::Ping(_) => engines.ping.socket_ready(id, any, now, lower),
+        })
+        .unwrap_or(false)
+    }
+
+    /// A port's, or socket's, turn is over: what was put off for its end is sent.
+    #[inline]
+    pub fn flush(&mut self, now: Instant, world: &mut dyn World) {
+        if self.socket_uplink.is_some() {
+            self.with_engines(now, world, |engines, lower| engines.tcp.flush(now, lower));
+        }
+    }
+
+    /// An ICMP error of a container's side about a segment that [`tcp`] sent: a link that is too narrow, or nobody there.
+    pub(super) fn socket_error(
+        &mut self,
+        ingress: Ingress,
+        frame: &Frame<'_>,
+        quote: &Quote,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<(), DropReason> {
+        let (l4, inner) = (frame.l4(), frame.payload());
+        let Ingress::Endpoint(_, network) = ingress else { return Err(DropReason::IcmpUnrelated) };
+        if quote.tuple.proto != proto::TCP || l4[icmp::TYPE] != icmp::UNREACHABLE {
+            return Err(DropReason::IcmpUnrelated);
+        }
+        let mtu = (l4[icmp::CODE] == 4).then(|| u32::from(get16(l4, 6))); // RFC 1191
+        let seq = get32(inner, quote.header + 4); // a quote has eight bytes of its transport
+        let known = self
+            .with_engines(now, world, |e, lower| e.tcp.icmp_error(&quote.tuple, network, seq, mtu, now, lower))
+            .unwrap_or(false);
+        if known { Ok(()) } else { Err(DropReason::IcmpUnrelated) }
+    }
+
+    /// When an engine has work next.
+    pub(super) fn socket_timeout(&self) -> Option<Instant> {
+        let uplink = self.socket_uplink.as_ref()?;
+        let timeouts = [
+            uplink.tcp.next_timeout(),
+            uplink.udp.next_timeout(),
+            uplink.ping.next_timeout(),
+            uplink.reassembly.next_timeout(),
+        ];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// Does what is due in the engines.
+    pub(super) fn socket_timers(&mut self, now: Instant, world: &mut dyn World) {
+        self.with_engines(now, world, |engines, lower| {
+            engines.tcp.handle_timeout(now, lower);
+            engines.udp.handle_timeout(now, lower);
+            engines.ping.handle_timeout(now, lower);
+            engines.reassembly.handle_timeout(now);
+            engines.tcp.descriptor_freed();
+            for ((port, why), count) in engines.reassembly.take_given_up() {
+                for _ in 0..count {
+                    lower.count(port, why.into());
+                }
+            }
+        });
+    }
+
+    /// Flows over host sockets.
+    pub(super) fn socket_flows(&self) -> usize {
+        self.socket_uplink.as_ref().map_or(0, |uplink| uplink.tcp.len() + uplink.udp.len() + uplink.ping.len())
+    }
+
+    /// A page of one of the engines' flows.
+    pub(super) fn socket_flow_page(&self, table: u64, cursor: u64, max: usize, now: Instant) -> Page<FlowView> {
+        let Some(uplink) = &self.socket_uplink else { return Page { rows: Vec::new(), next: None } };
+        let place = |next: u64| table << 32 | next;
+        match table {
+            1 => {
+                let (flows, next) = uplink.tcp.flows(cursor as u32, max, now); // the lower half
+                let rows = flows.iter().map(|flow| self.tcp_view(flow)).collect();
+                Page { rows, next: next.map(|next| place(u64::from(next))) }
+            }
+            2 | 3 => {
+                let (flows, next) = match table {
+                    2 => uplink.udp.flows(cursor, max, now),
+                    _ => uplink.ping.flows(cursor, max, now),
+                };
+                Page { rows: flows.iter().map(|flow| self.datagram_view(flow)).collect(), next: next.map(place) }
+            }
+            _ => Page { rows: Vec::new(), next: None },
+        }
+    }
+
+    fn tcp_view(&self, flow: &tcp::View) -> FlowView {
+        let published = flow.published;
+        let inside = flow.tuple;
+        let (original, reply) = if published { (inside.inverse(), inside) } else { (inside, inside.inverse()) };
+        let bytes = |bytes| Traffic { frames: 0, bytes };
+        let (out, back) = (bytes(flow.to_host), bytes(flow.to_container));
+        let (to, from) = if published { (back, out) } else { (out, back) };
+        let replied = flow.state != "CONNECTING" && flow.state != "SYN_SENT";
+        let peer = flow.dial.unwrap_or(Endpoint { addr: inside.dst, port: inside.dport });
+        let ends = Ends { original, reply, replied, assured: replied };
+        FlowView {
+            line: format!(
+                "{}window={} stored={} peer_window={} cwnd={} in_flight={} retransmits={} peer={}:{}",
+                ends.line(flow.state, 0),
+                flow.window,
+                flow.stored,
+                flow.peer_window,
+                flow.cwnd,
+                flow.in_flight,
+                flow.retransmits,
+                peer.addr,
+                peer.port
+            ),
+            socket: Some(SocketFlowView {
+                peer: peer.addr,
+                peer_port: peer.port,
+                age_seconds: flow.age.as_secs(),
+                window: flow.window,
+                retransmits: flow.retransmits,
+                error: flow.error.map(|error| format!("{error:?}")),
+            }),
+            ..ends.view(flow.state, 0, self.name_of(flow.port), to, from)
+        }
+    }
+
+    fn datagram_view(&self, flow: &udp::FlowRow) -> FlowView {
+        let ends = Ends { original: flow.original, reply: flow.reply, replied: flow.replied, assured: flow.assured };
+        let timeout = flow.timeout.as_secs();
+        FlowView {
+            line: ends.line("", timeout).trim_end().to_owned(),
+            socket: Some(SocketFlowView {
+                peer: flow.reply.src,
+                peer_port: flow.reply.sport,
+                age_seconds: flow.age.as_secs(),
+                window: 0,
+                retransmits: 0,
+                error: None,
+            }),
+            ..ends.view("", timeout, self.name_of(flow.origin.port), flow.original_traffic, flow.reply_traffic)
+        }
+    }
+
+    /// A fragment of a datagram to the world: the last of them brings the whole, which begins its journey anew.
+    pub(super) fn reassemble(
+        &mut self,
+        ingress: Ingress,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<(), DropReason> {
+        let Ingress::Endpoint(port, network) = ingress else { return Err(DropReason::NoRoute) };
+        let whole =
+            self.with_engines(now, world, |engines, _| engines.reassembly.input(Origin { port, network }, frame, now));
+        let Some(mut whole) = whole.transpose()?.flatten() else { return Ok(()) };
+        let (to, from) = (frame.eth_dst(), frame.eth_src());
+        let mut frame = whole.frame().ok_or(DropReason::BadTransport)?;
+        frame.push_link(to, from);
+        self.forward(ingress, &mut frame, now, world)
+    }
+
+    /// Ends all flows of a container; how many there were.
+    pub(super) fn flush_sockets(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> usize {
+        self.with_engines(now, world, |engines, lower| {
+            let before = engines.tcp.len();
+            engines.reassembly.detach(port);
+            engines.tcp.detach(port, now, lower);
+            engines.udp.detach(port, lower);
+            engines.ping.detach(port, lower);
+            before.saturating_sub(engines.tcp.len())
+        })
+        .unwrap_or(0)
+    }
+
+    /// Is `ip` one that the host has, or a wildcard?
+    pub(super) fn is_address_of_host(&self, ip: Addr, world: &mut dyn World) -> bool {
+        self.socket_uplink.is_some()
+            && ((ip == Addr::V4_UNSPECIFIED || ip == Addr::V6_UNSPECIFIED)
+                || world.sockets().is_some_and(|sockets| sockets.route_kind(ip) == RouteKind::Local))
+    }
+
+    /// Opens the host's sockets for published ports: all of them, or none.
+    pub(super) fn open_doors(
+        &mut self,
+        tags: &[u32],
+        ports: &[Publication],
+        owner: PortId,
+        ip: Addr,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<(), CommandError> {
+        if self.socket_uplink.is_none() {
+            return Ok(());
+        }
+        let network = self.ports.get(owner).and_then(|p| p.attachment()).map(|a| a.network);
+        let Some(network) = network else { return Ok(()) };
+        let origin = Origin { port: owner, network };
+        for (at, (tag, publication)) in tags.iter().zip(ports).enumerate() {
+            // An address of the gateway's is not the host's: what is published there is for containers alone.
+            if publication.host_ip.is_some_and(|ip| self.is_gateway(ip)) {
+                continue;
+            }
+            let to = Endpoint { addr: ip, port: publication.container_port };
+            if let Err((at_addr, failure)) = self.open_door(*tag, publication, origin, to, now, world) {
+                self.close_doors(&tags[..=at], now, world);
+                return Err(CommandError::Bind {
+                    host_ip: at_addr,
+                    port: publication.host_port,
+                    proto: transport_name(publication.proto),
+                    failure,
+                    why: why_not(failure, publication.host_port),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The sockets of one published port: where no address was given, one for each family that the host has.
+    fn open_door(
+        &mut self,
+        tag: u32,
+        publication: &Publication,
+        origin: Origin,
+        to: Endpoint,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<(), (Addr, Failure)> {
+        let wildcards = [Addr::V4_UNSPECIFIED, Addr::V6_UNSPECIFIED];
+        let given = publication.host_ip.map(|ip| [ip]);
+        let at = given.as_ref().map_or(&wildcards[..], |one| &one[..]);
+        for addr in at {
+            let at = Endpoint { addr: *addr, port: publication.host_port };
+            let opened = self.with_engines(now, world, |engines, lower| match publication.proto {
+                Transport::Tcp => {
+                    let listening = engines.tcp.listen(u64::from(tag), at, to, origin.network, origin.port, now, lower);
+                    listening.map(Door::Tcp)
+                }
+                Transport::Udp => {
+                    // One tag for each family.
+                    let tag = tag | if addr.is_v4() { 0 } else { 1 << 31 };
+                    engines.udp.listen(tag, at, to, origin.network, origin.port, now, lower).map(|_| Door::Udp(tag))
+                }
+            });
+            match (opened, &mut self.socket_uplink) {
+                (Some(Ok(door)), Some(uplink)) => uplink.doors.entry(tag).or_default().push(door),
+                // A host without IPv6 has no [::].
+                (Some(Err(Failure::NoAddress | Failure::Other(EAFNOSUPPORT))), _)
+                    if given.is_none() && !addr.is_v4() => {}
+                (Some(Err(failure)), _) => return Err((*addr, failure)),
+                (_, None) | (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the sockets of published ports. TCP connections that came by them go on.
+    pub(super) fn close_doors(&mut self, tags: &[u32], now: Instant, world: &mut dyn World) {
+        let mut doors = Vec::new();
+        if let Some(uplink) = &mut self.socket_uplink {
+            doors.extend(tags.iter().filter_map(|tag| uplink.doors.remove(tag)).flatten());
+        }
+        self.with_engines(now, world, |engines, lower| {
+            for door in doors {
+                match door {
+                    Door::Tcp(id) => engines.tcp.unlisten(id, lower),
+                    Door::Udp(tag) => engines.udp.unlisten(tag, lower),
+                };
+            }
+        });
+    }
+}
+
+/// What to tell of a port that could not be had.
+fn why_not(failure: Failure, port: u16) -> String {
+    match failure {
+        Failure::InUse => "another program of the host has this port; choose another or end it".to_owned(),
+        Failure::Prohibited if port < 1024 => format!(
+            "permission denied: below net.ipv4.ip_unprivileged_port_start a port needs privilege; choose a higher one, or \
+             let the administrator run 'sysctl net.ipv4.ip_unprivileged_port_start={port}'"
+        ),
+        Failure::NoFiles => {
+            "no descriptor is left (RLIMIT_NOFILE); raise 'ulimit -n' or publish fewer ports".to_owned()
+        }
+        Failure::NoAddress => "the address is none of this host's".to_owned(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,133 @@
+//! Whatever a container sends and a host does, nothing panics, spins or leaks.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::bed::{ACK, PORT, SYN, Seg};
+use super::container::{OPTIONS, Peer};
+use crate::core::socket::{Failure, Ready};
+use crate::core::split::tcp::Config;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A segment near what would fit: offsets of sequence and acknowledgement number, flags, length, window, SACK block.
+    Segment(i32, i32, u8, usize, u16, (i32, u32)),
+    /// The next data in order.
+    Data(usize),
+    /// Everything that was sent is acknowledged.
+    Ack,
+    HostSends(usize),
+    HostEnds,
+    HostFails(bool),
+    Room(usize),
+    Mtu(u32),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let near = || prop_oneof![4 => Just(0), 3 => -3000_i32..3000, 1 => any::<i32>()];
+    let flags = prop_oneof![4 => Just(ACK), 1 => any::<u8>(), 1 => Just(ACK | 0x20), 1 => Just(SYN)];
+    let sack = (-3000_i32..300_000, 0_u32..100_000);
+    prop_oneof![
+        6 => (near(), near(), flags, 0_usize..4000, any::<u16>(), sack)
+            .prop_map(|(seq, ack, flags, len, window, sack)| Step::Segment(seq, ack, flags, len, window, sack)),
+        4 => (1_usize..50_000).prop_map(Step::Data),
+        4 => Just(Step::Ack),
+        4 => (1_usize..200_000).prop_map(Step::HostSends),
+        1 => Just(Step::HostEnds),
+        1 => any::<bool>().prop_map(Step::HostFails),
+        2 => (0_usize..100_000).prop_map(Step::Room),
+        1 => (0_u32..2000).prop_map(Step::Mtu),
+        2 => (1_u64..100_000).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_nothing_panics_or_leaks(
+        steps in proptest::collection::vec(step(), 0..60),
+        options in prop_oneof![Just(OPTIONS.to_vec()), Just(vec![]), Just(vec![2, 4, 0, 50])],
+        small: bool,
+    ) {
+        let pool = if small { 100_000 } else { 1 << 24 };
+        let mut peer = Peer::with(Config { pool, pool_per_port: pool, ..Config::default() }, &options);
+        for step in steps {
+            let end = peer.bed.world.out.iter().map(|bytes| Seg::read(bytes)).fold(peer.ack, |end, seg| {
+                let after = seg.seq.wrapping_add(seg.data.len() as u32 + u32::from(seg.has(super::bed::FIN)));
+                crate::core::split::tcp::segment::later(end, after)
+            });
+            let sock = peer.bed.world.sockets.get_mut(&peer.id);
+            match step {
+                Step::Segment(seq, ack, flags, len, window, (left, sacked)) => {
+                    let left = peer.ack.wrapping_add_signed(left);
+                    let mut options = vec![1, 1, 5, 10];
+                    options.extend(left.to_be_bytes());
+                    options.extend(left.wrapping_add(sacked).to_be_bytes());
+                    let seg = Seg {
+                        seq: peer.seq.wrapping_add_signed(seq),
+                        ack: peer.ack.wrapping_add_signed(ack),
+                        window,
+                        urgent: len as u16 / 2,
+                        options: if sacked % 2 == 0 { options } else { Vec::new() },
+                        ..peer.seg(flags, &vec![7; len])
+                    };
+                    let _ = peer.bed.input(&seg); // whatever it is
+                }
+                Step::Data(len) => {
+                    let seg = peer.seg(ACK, &vec![7; len]);
+                    let _ = peer.bed.input(&seg);
+                    let acked = peer.bed.world.out.iter().map(|b| Seg::read(b)).rfind(|s| s.has(ACK));
+                    peer.seq = acked.map_or(peer.seq, |s| s.ack);
+                }
+                Step::Ack => {
+                    peer.ack = end;
+                    peer.bed.world.out.clear();
+                    let _ = peer.bed.input(&peer.seg(ACK, b""));
+                }
+                Step::HostSends(len) => {
+                    if let Some(sock) = sock.filter(|s| !s.eof) {
+                        sock.inbox.extend(std::iter::repeat_n(9, len));
+                    }
+                }
+                Step::HostEnds => {
+                    if let Some(sock) = sock {
+                        sock.eof = true;
+                    }
+                }
+                Step::HostFails(sending) => {
+                    if let Some(sock) = sock {
+                        sock.recv_error = Some(Failure::Reset);
+                        sock.send_error = sending.then_some(Failure::Reset);
+                    }
+                }
+                Step::Room(room) => {
+                    if let Some(sock) = sock {
+                        sock.room = room;
+                    }
+                }
+                Step::Mtu(mtu) => {
+                    let (now, far, me) = (peer.bed.now, peer.far, peer.me);
+                    let tuple = crate::core::conntrack::FiveTuple {
+                        src: far.addr, dst: me.addr, sport: far.port, dport: me.port, proto: 6,
+                    };
+                    peer.bed.tcp.icmp_error(&tuple, super::bed::NET, peer.ack, Some(mtu), now, &mut peer.bed.world);
+                }
+                Step::Pass(millis) => peer.bed.pass(Duration::from_millis(millis)),
+            }
+            peer.bed.events();
+            let room = if small { pool + 2048 } else { 3 << 20 };
+            prop_assert!(peer.bed.tcp.memory().0 <= room && peer.bed.tcp.memory().1 <= room, "{:?}", peer.bed.tcp.memory());
+        }
+        // A connection that began anew may wait for the host.
+        let waiting: Vec<_> = peer.bed.world.sockets.iter().filter(|s| s.1.closed.is_none()).map(|s| *s.0).collect();
+        for id in waiting {
+            let ready = Ready { readable: true, writable: true, error: true };
+            peer.bed.tcp.socket_ready(id, ready, peer.bed.now, &mut peer.bed.world);
+        }
+        peer.bed.tcp.detach(PORT, peer.bed.now, &mut peer.bed.world);
+        peer.bed.assert_empty();
+    }
+}

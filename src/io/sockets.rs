@@ -1,0 +1,610 @@
+//! The host's sockets: [`Sockets`] by system calls, in the event loop.
+//!
+//! # Theory of operation
+//! A slab holds the sockets by the slot of their [`SocketId`]; the whole id is compared, so an event or a call that comes
+//! late meets nobody. Each is registered with the loop's epoll instance, edge-triggered; what an event says is *latched*
+//! here, in a ring in which every socket is once, and [`HostSockets::next_ready`] hands it out in that order.
+//!
+//! Three things raise a readiness of which epoll knows nothing: an ICMP error that another call has met and put aside; a
+//! listener that found no descriptor free, when one is (no event ever comes for that); and a socket whose engine stopped
+//! early, by the event loop.
+//!
+//! `stream` has what is TCP's, `datagram` UDP's and ping's, `ports` chooses local ports, `routes` asks the kernel about
+//! addresses. errno becomes [`Failure`] in [`failure_of`], and nowhere else.
+//!
+//! # Invariants
+//! - No call blocks, and every descriptor is close-on-exec.
+//! - A connection is closed with an RST unless its end was said ([`Sockets::finish`], [`Close::Orderly`]).
+//! - The first error of a connection is kept: after it, the end of the data is an error, whoever was told of it first.
+//!
+//! # Limits
+//! Descriptors: RLIMIT_NOFILE, less what the rest of the process needs and [`BACKLOG_RESERVE`] for each listener, out of
+//! which connections are accepted when containers' own connections have used up the rest. UDP sockets: a quarter of the
+//! host's local ports, so that the host itself can still ask its DNS server.
+
+pub use self::datagram::may_ping;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
+use rustix::process::Resource;
+
+use crate::core::socket::{
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
+    Sockets,
+};
+use crate::core::time::Instant;
+use crate::wire::addr::Addr;
+
+mod datagram;
+pub mod ports;
+mod routes;
+mod stream;
+
+use datagram::Datagram;
+use ports::Windows;
+use routes::Routes;
+
+/// Descriptors that are kept free for each listener.
+pub const BACKLOG_RESERVE: usize = 16;
+/// Descriptors of the rest of the process, beside those open at start: clients of the API, captures, passing ones.
+const OTHERS: usize = 128;
+/// How long a listener that found no descriptor waits at most: one may have become free in another process.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// The bit of a token that says that it is a socket's; ports' tokens are numbers of 32 bits.
+const SOCKET: usize = 1 << 32;
+/// The token of the notices about routes.
+const ROUTES: Token = Token(1 << 33);
+
+/// How containers' connections leave the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The source of IPv4 connections and datagrams, one of the host's own; `None`: as the host chooses.
+    pub outbound_v4: Option<Addr>,
+    /// The same of IPv6.
+    pub outbound_v6: Option<Addr>,
+    /// The only interface by which they leave (SO_BINDTODEVICE).
+    pub outbound_interface: Option<String>,
+}
+
+/// What of [`Options`] the host does not have.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    #[error("outbound interface: there is no network interface {name} here; see: ip link")]
+    NoInterface { name: String },
+    #[error("outbound address: {addr} is not an address of this host; see: ip addr")]
+    NotOurs { addr: Addr },
+    #[error("outbound address: cannot use {addr}: {reason}")]
+    Unusable { addr: Addr, reason: Errno },
+}
+
+impl Options {
+    /// Asks the host, in the calling thread's network namespace, whether it has all of it.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        let Options { outbound_v4, outbound_v6, outbound_interface } = self;
+        if let Some(name) = outbound_interface
+            && index_of(name) == 0
+        {
+            return Err(OptionsError::NoInterface { name: name.clone() });
+        }
+        for addr in [*outbound_v4, *outbound_v6].into_iter().flatten() {
+            match Datagram::open(Datagrams::Udp, Endpoint { addr, port: 0 }, &Outbound::default()) {
+                Ok(_) => {}
+                Err(Errno::ADDRNOTAVAIL) => return Err(OptionsError::NotOurs { addr }),
+                Err(reason) => return Err(OptionsError::Unusable { addr, reason }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// [`Options`], as asked by the sockets. What goes to the host itself goes as the host chooses.
+#[derive(Debug, Default)]
+struct Outbound(Options);
+
+impl Outbound {
+    fn address(&self, v4: bool) -> Option<Addr> {
+        if v4 { self.0.outbound_v4 } else { self.0.outbound_v6 }
+    }
+
+    fn address_for(&self, to: Addr) -> Option<Addr> {
+        self.address(to.is_v4()).filter(|_| !IpAddr::from(to).is_loopback())
+    }
+
+    fn interface_for(&self, to: Addr) -> Option<&str> {
+        self.0.outbound_interface.as_deref().filter(|_| !IpAddr::from(to).is_loopback())
+    }
+
+    /// 0: none, or none any more.
+    fn interface_index(&self) -> u32 {
+        self.0.outbound_interface.as_deref().map_or(0, index_of)
+    }
+}
+
+/// 0: there is none of this name.
+fn index_of(name: &str) -> u32 {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .and_then(|any| netdevice::name_to_index(&any, name))
+        .unwrap_or(0)
+}
+
+/// The one place that knows what an errno means.
+fn failure_of(errno: Errno) -> Failure {
+    match errno {
+        Errno::AGAIN => Failure::WouldBlock,
+        Errno::CONNREFUSED => Failure::Refused,
+        Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE => Failure::Reset,
+        Errno::TIMEDOUT => Failure::TimedOut,
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => Failure::HostUnreachable,
+        Errno::NETUNREACH | Errno::NETDOWN => Failure::NetUnreachable,
+        Errno::PERM | Errno::ACCESS => Failure::Prohibited,
+        Errno::ADDRNOTAVAIL => Failure::NoAddress,
+        Errno::ADDRINUSE => Failure::InUse,
+        Errno::MFILE | Errno::NFILE => Failure::NoFiles,
+        Errno::NOBUFS | Errno::NOMEM => Failure::NoMemory,
+        Errno::MSGSIZE => Failure::TooLong,
+        other => Failure::Other(other.raw_os_error()),
+    }
+}
+
+const NOT_OPEN: Failure = Failure::Other(libc::EBADF);
+/// A call that this kind of socket has not.
+const WRONG_KIND: Failure = Failure::Other(libc::EOPNOTSUPP);
+
+fn socket_address(endpoint: Endpoint) -> SocketAddr {
+    SocketAddr::new(endpoint.addr.into(), endpoint.port)
+}
+
+fn endpoint_of(address: SocketAddrAny) -> Option<Endpoint> {
+    let address = SocketAddr::try_from(address).ok()?;
+    Some(Endpoint { addr: address.ip().into(), port: address.port() })
+}
+
+#[derive(Debug)]
+enum Kind {
+    Stream(Stream),
+    Listener { fd: OwnedFd, admits: bool },
+    Datagram(Box<Datagram>),
+}
+
+#[derive(Debug)]
+struct Stream {
+    fd: OwnedFd,
+    v4: bool,
+    /// Came by a listener, and uses up its reserve.
+    accepted: bool,
+    /// Our end was said.
+    finished: bool,
+    /// The first error that a call met.
+    error: Option<Failure>,
+}
+
+impl Stream {
+    fn new(fd: OwnedFd, v4: bool, accepted: bool) -> Stream {
+        Stream { fd, v4, accepted, finished: false, error: None }
+    }
+
+    /// Keeps the first error that ends the connection.
+    fn failed(&mut self, errno: Errno) -> Failure {
+        let failure = failure_of(errno);
+        let ends = matches!(
+            failure,
+            Failure::Refused
+                | Failure::Reset
+                | Failure::TimedOut
+                | Failure::HostUnreachable
+                | Failure::NetUnreachable
+                | Failure::Prohibited
+                | Failure::Other(_)
+        );
+        // Sending after our own end is the caller's mistake, and no news of the peer.
+        if ends && !(errno == Errno::PIPE && self.finished) {
+            self.error.get_or_insert(failure);
+        }
+        failure
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: SocketId,
+    kind: Kind,
+    /// Latched, and not handed out yet.
+    ready: Ready,
+    /// In the ring.
+    queued: bool,
+    /// Asks epoll for room to send, beside what it always asks for.
+    wants_room: bool,
+}
+
+impl Entry {
+    fn raw_fd(&self) -> i32 {
+        match &self.kind {
+            Kind::Stream(stream) => stream.fd.as_raw_fd(),
+            Kind::Listener { fd, .. } => fd.as_raw_fd(),
+            Kind::Datagram(datagram) => datagram.fd().as_raw_fd(),
+        }
+    }
+}
+
+/// All sockets of an event loop.
+#[derive(Debug)]
+pub struct HostSockets {
+    entries: Vec<Option<Entry>>,
+    ring: VecDeque<SocketId>,
+    registry: Registry,
+    outbound: Outbound,
+    windows: Windows,
+    routes: Routes,
+    /// Listeners that found no descriptor (or memory) free, and when they were last told to try again.
+    starved: Vec<SocketId>,
+    starved_at: Instant,
+    limit: usize,
+    /// Descriptors of the rest of the process.
+    others: usize,
+    open: usize,
+    listeners: usize,
+    accepted: usize,
+    udp: usize,
+}
+
+impl HostSockets {
+    /// Of the calling thread's network namespace, in the event loop of `registry`.
+    pub fn new(registry: &Registry, options: Options) -> io::Result<HostSockets> {
+        let routes = Routes::open()?;
+        let registry = registry.try_clone()?;
+        registry.register(&mut SourceFd(&routes.fd()), ROUTES, Interest::READABLE)?;
+        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        // Nobody has /proc, and nothing else tells: then what a switch starts with.
+        let at_start = std::fs::read_dir("/proc/self/fd").map_or(32, Iterator::count);
+        Ok(HostSockets {
+            entries: Vec::new(),
+            ring: VecDeque::new(),
+            registry,
+            outbound: Outbound(options),
+            windows: Windows::of_host(),
+            routes,
+            starved: Vec::new(),
+            starved_at: Instant::ZERO,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            others: at_start + OTHERS,
+            open: 0,
+            listeners: 0,
+            accepted: 0,
+            udp: 0,
+        })
+    }
+
+    /// Is the event one of ours? Latches what it says.
+    pub fn event(&mut self, event: &mio::event::Event) -> bool {
+        let token = event.token();
+        if token == ROUTES {
+            self.routes.changed();
+            return true;
+        }
+        if token.0 & !(u32::MAX as usize) != SOCKET {
+            return false;
+        }
+        let ready = Ready {
+            readable: event.is_readable() || event.is_read_closed(),
+            writable: event.is_writable() || event.is_write_closed(),
+            error: event.is_error(),
+        };
+        self.latch(SocketId(token.0 as u32), ready); // the low 32 bits
+        true
+    }
+
+    /// Puts a socket into the ring, if it is not there, and adds to what it is ready for.
+    pub fn latch(&mut self, id: SocketId, ready: Ready) {
+        let Some(entry) = entry_of(&mut self.entries, id) else { return };
+        entry.ready.readable |= ready.readable;
+        entry.ready.writable |= ready.writable;
+        entry.ready.error |= ready.error;
+        if !entry.queued {
+            entry.queued = true;
+            self.ring.push_back(id);
+        }
+    }
+
+    /// The socket that has waited longest, and for what it is ready: nothing, if it only has to go on.
+    pub fn next_ready(&mut self) -> Option<(SocketId, Ready)> {
+        loop {
+            let id = self.ring.pop_front()?;
+            let Some(entry) = entry_of(&mut self.entries, id) else { continue };
+            entry.queued = false;
+            let ready = std::mem::take(&mut entry.ready);
+            if ready.writable && entry.wants_room {
+                entry.wants_room = false;
+                let fd = entry.raw_fd();
+                watch_again(&self.registry, id, fd, Interest::READABLE);
+            }
+            return Some((id, ready));
+        }
+    }
+
+    /// How many wait in the ring, those that were closed meanwhile included.
+    pub fn waiting(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// When [`HostSockets::handle_timeout`] has work next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        (!self.starved.is_empty()).then(|| self.starved_at + RETRY)
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_timeout().is_some_and(|at| at <= now) {
+            self.starved_at = now;
+            self.feed();
+        }
+    }
+
+    /// Somebody else has taken (positive) or given back descriptors.
+    pub fn others_changed(&mut self, by: isize) {
+        self.others = self.others.saturating_add_signed(by);
+        if by < 0 {
+            self.feed();
+        }
+    }
+
+    /// A descriptor may be free: listeners may try again.
+    fn feed(&mut self) {
+        for id in std::mem::take(&mut self.starved) {
+            self.latch(id, Ready { readable: true, ..Ready::default() });
+        }
+    }
+
+    fn entry(&mut self, id: SocketId) -> Result<&mut Entry, Failure> {
+        entry_of(&mut self.entries, id).ok_or(NOT_OPEN)
+    }
+
+    fn stream(&mut self, id: SocketId) -> Result<&mut Stream, Failure> {
+        match &mut self.entry(id)?.kind {
+            Kind::Stream(stream) => Ok(stream),
+            Kind::Listener { .. } | Kind::Datagram(_) => Err(WRONG_KIND),
+        }
+    }
+
+    fn datagram(&mut self, id: SocketId) -> Result<&mut Datagram, Failure> {
+        match &mut self.entry(id)?.kind {
+            Kind::Datagram(datagram) => Ok(datagram),
+            Kind::Stream(_) | Kind::Listener { .. } => Err(WRONG_KIND),
+        }
+    }
+
+    /// May a socket be made under this id? `spare`: descriptors that must be left.
+    fn may_open(&self, id: SocketId, spare: usize) -> Result<(), Failure> {
+        if self.entries.get(id.slot()).is_some_and(Option::is_some) {
+            return Err(Failure::Other(libc::EEXIST));
+        }
+        if self.others + self.open + spare >= self.limit { Err(Failure::NoFiles) } else { Ok(()) }
+    }
+
+    /// What listeners keep for connections still to be accepted.
+    fn reserved(&self) -> usize {
+        (self.listeners * BACKLOG_RESERVE).saturating_sub(self.accepted)
+    }
+
+    /// Takes a socket in and has epoll watch it.
+    fn insert(&mut self, id: SocketId, kind: Kind) -> Result<(), Failure> {
+        let both = matches!(kind, Kind::Stream(_));
+        let entry = Entry { id, kind, ready: Ready::default(), queued: false, wants_room: false };
+        let interest = if both { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let fd = entry.raw_fd();
+        self.registry
+            .register(&mut SourceFd(&fd), token_of(id), interest)
+            .map_err(|error| failure_of(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        self.open += 1;
+        match &entry.kind {
+            Kind::Stream(stream) => self.accepted += usize::from(stream.accepted),
+            Kind::Listener { .. } => self.listeners += 1,
+            Kind::Datagram(datagram) => self.udp += usize::from(datagram.kind() == Datagrams::Udp),
+        }
+        if self.entries.len() <= id.slot() {
+            self.entries.resize_with(id.slot() + 1, || None);
+        }
+        self.entries[id.slot()] = Some(entry);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: SocketId) -> Option<Kind> {
+        let place = self.entries.get_mut(id.slot())?;
+        if place.as_ref()?.id != id {
+            return None;
+        }
+        let entry = place.take()?;
+        let fd = entry.raw_fd();
+        if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {
+            log::debug!("socket {:x} was not watched any more: {error}", id.0);
+        }
+        self.open -= 1;
+        match &entry.kind {
+            Kind::Stream(stream) => self.accepted -= usize::from(stream.accepted),
+            Kind::Listener { .. } => self.listeners -= 1,
+            Kind::Datagram(datagram) => self.udp -= usize::from(datagram.kind() == Datagrams::Udp),
+        }
+        Some(entry.kind)
+    }
+}
+
+#[inline]
+fn entry_of(entries: &mut [Option<Entry>], id: SocketId) -> Option<&mut Entry> {
+    entries.get_mut(id.slot())?.as_mut().filter(|entry| entry.id == id)
+}
+
+fn token_of(id: SocketId) -> Token {
+    Token(SOCKET | id.0 as usize)
+}
+
+fn watch_again(registry: &Registry, id: SocketId, fd: i32, interest: Interest) {
+    if let Err(error) = registry.reregister(&mut SourceFd(&fd), token_of(id), interest) {
+        log::warn!("cannot watch socket {:x} for another kind of event: {error}", id.0);
+    }
+}
+
+impl Sockets for HostSockets {
+    fn connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Failure> {
+        self.may_open(id, self.reserved())?;
+        let fd = stream::connect(to, &self.outbound, &mut self.windows).map_err(failure_of)?;
+        self.insert(id, Kind::Stream(Stream::new(fd, to.addr.is_v4(), false)))
+    }
+
+    fn outcome(&mut self, id: SocketId) -> Result<(), Failure> {
+        let stream = self.stream(id)?;
+        if let Some(error) = stream.error {
+            return Err(error);
+        }
+        stream::outcome(&stream.fd).map_err(|errno| stream.failed(errno))
+    }
+
+    fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
+        self.may_open(id, self.reserved() + BACKLOG_RESERVE)?;
+        let fd = stream::listen(at).map_err(failure_of)?;
+        self.insert(id, Kind::Listener { fd, admits: true })
+    }
+
+    fn accept(&mut self, listener: SocketId, id: SocketId) -> Result<Accepted, Failure> {
+        let may = self.may_open(id, 0);
+        let Kind::Listener { fd, admits } = &self.entry(listener)?.kind else { return Err(WRONG_KIND) };
+        if !admits {
+            return Err(Failure::WouldBlock);
+        }
+        match may.and_then(|()| stream::accept(fd).map_err(failure_of)) {
+            Ok((fd, accepted)) => {
+                self.insert(id, Kind::Stream(Stream::new(fd, accepted.peer.addr.is_v4(), true)))?;
+                Ok(accepted)
+            }
+            Err(failure) => {
+                let starved = matches!(failure, Failure::NoFiles | Failure::NoMemory);
+                if starved && !self.starved.contains(&listener) {
+                    self.starved.push(listener);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn admit(&mut self, listener: SocketId, admit: bool) -> Result<(), Failure> {
+        let Kind::Listener { fd, admits } = &mut self.entry(listener)?.kind else { return Err(WRONG_KIND) };
+        if *admits == admit {
+            return Ok(());
+        }
+        if admit { stream::admit(fd) } else { stream::refuse(fd) }.map_err(failure_of)?;
+        *admits = admit;
+        Ok(())
+    }
+
+    #[inline]
+    fn send(&mut self, id: SocketId, bytes: &[u8]) -> Result<usize, Failure> {
+        let stream = self.stream(id)?;
+        rustix::net::send(&stream.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+            .map_err(|errno| stream.failed(errno))
+    }
+
+    fn send_urgent(&mut self, id: SocketId, byte: u8) -> Result<(), Failure> {
+        let stream = self.stream(id)?;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | SendFlags::OOB;
+        rustix::net::send(&stream.fd, &[byte], flags).map_err(|errno| stream.failed(errno)).map(drop)
+    }
+
+    #[inline]
+    fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure> {
+        let stream = self.stream(id)?;
+        match rustix::net::recv(&stream.fd, into, RecvFlags::DONTWAIT) {
+            // After an error that another call was told of, the kernel says "end"; it is not the peer's.
+            Ok((_, 0)) => stream.error.map_or(Ok(0), Err),
+            Ok((_, len)) => Ok(len),
+            Err(errno) => Err(stream.failed(errno)),
+        }
+    }
+
+    fn finish(&mut self, id: SocketId) -> Result<(), Failure> {
+        let stream = self.stream(id)?;
+        stream::finish(&stream.fd).map_err(|errno| stream.failed(errno))?;
+        stream.finished = true;
+        Ok(())
+    }
+
+    fn mark(&mut self, id: SocketId, ttl: u8, tos: u8) {
+        if let Ok(stream) = self.stream(id)
+            && let Err(error) = stream::mark(&stream.fd, stream.v4, ttl, tos)
+        {
+            log::debug!("socket {:x} keeps its time to live and type of service: {error}", id.0);
+        }
+    }
+
+    fn keepalive(&mut self, id: SocketId) {
+        if let Ok(stream) = self.stream(id)
+            && let Err(error) = rustix::net::sockopt::set_socket_keepalive(&stream.fd, true)
+        {
+            log::debug!("socket {:x} sends no keepalives: {error}", id.0);
+        }
+    }
+
+    fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure> {
+        self.may_open(id, self.reserved())?;
+        if kind == Datagrams::Udp && at.port == 0 && self.udp >= self.windows.range_len() / 4 {
+            return Err(Failure::NoAddress);
+        }
+        let (datagram, at) = Datagram::open(kind, at, &self.outbound).map_err(failure_of)?;
+        self.insert(id, Kind::Datagram(Box::new(datagram)))?;
+        Ok(at)
+    }
+
+    fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure> {
+        let datagram = self.datagram(id)?;
+        let sent = datagram.send_to(to, payload, how);
+        let errors = datagram.has_errors();
+        if errors {
+            self.latch(id, Ready { error: true, ..Ready::default() });
+        }
+        if sent == Err(Failure::WouldBlock)
+            && let Some(entry) = entry_of(&mut self.entries, id)
+            && !entry.wants_room
+        {
+            entry.wants_room = true;
+            let fd = entry.raw_fd();
+            watch_again(&self.registry, id, fd, Interest::READABLE | Interest::WRITABLE);
+        }
+        sent
+    }
+
+    fn recv_from(&mut self, id: SocketId, into: &mut [u8]) -> Result<Received, Failure> {
+        let datagram = self.datagram(id)?;
+        let received = datagram.recv_from(into);
+        if datagram.has_errors() {
+            self.latch(id, Ready { error: true, ..Ready::default() });
+        }
+        received
+    }
+
+    fn next_error(&mut self, id: SocketId) -> Option<DatagramError> {
+        self.datagram(id).ok()?.next_error()
+    }
+
+    fn close(&mut self, id: SocketId, how: Close) {
+        match (self.remove(id), how) {
+            (None, _) => return,
+            (Some(Kind::Stream(stream)), Close::Orderly) => stream::close_orderly(stream.fd),
+            (Some(Kind::Stream(stream)), Close::Reset) => stream::close_reset(stream.fd),
+            (Some(Kind::Listener { .. } | Kind::Datagram(_)), _) => {}
+        }
+        self.starved.retain(|&listener| listener != id);
+        self.feed();
+    }
+
+    fn route_kind(&mut self, addr: Addr) -> RouteKind {
+        self.routes.kind(addr)
+    }
+
+    fn room(&self) -> usize {
+        self.limit.saturating_sub(self.others + self.open + self.reserved())
+    }
+}
