@@ -1,16 +1,20 @@
 //! `pontoon demo`: two rootless containers on a switch, a world behind it, real traffic, a table of what was seen.
 //!
 //! # Theory of operation
-//! Everything happens in a user namespace of its own, in four network namespaces, with documentation addresses and no
+//! Everything happens in a user namespace of its own, in five network namespaces, with documentation addresses and no
 //! way out of them:
 //!
 //! ```text
 //!   c1 eth0 172.17.0.2 ---.                up0 (TUN)      host       veth
 //!                          pontoon 192.0.2.10 --- 192.0.2.1   198.51.100.1 --- 198.51.100.5 world
-//!   c2 eth0 172.17.0.3 ---'
+//!   c2 eth0 172.17.0.3 ---'                                     |
+//!                                                               |
+//!   c3 eth0 172.18.0.2 --- pontoon (sockets of the host) -------'
 //! ```
 //!
-//! This process lives in *host*, which forwards between the TUN and the veth as the machine of a user would; c1, c2 and
+//! The second switch has no device on the host's side: what c3 says to the world goes by sockets of the host.
+//!
+//! This process lives in *host*, which forwards between the TUN and the veth as the machine of a user would; c1, c2, c3 and
 //! world are processes that hold a namespace each ([`place`]), the switch is `pontoon switch` ([`switch`]), and every
 //! piece of traffic is made by a short-lived process inside the namespace ([`traffic`]). No other program is run, and the
 //! one file, the socket of the switch, is in a mount namespace of their own: when this process ends, by itself or by a
@@ -40,7 +44,7 @@ use crate::io::sys::netns;
 use crate::io::sys::tuntap::{Device, Header, Kind};
 use crate::wire::addr::{Addr, Cidr};
 use place::Place;
-use switch::{Attached, Look, Options, Switch};
+use switch::{Attached, Look, Options, Switch, Uplink};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -52,6 +56,9 @@ const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 5);
 /// Over what the demo sees a directory of its own, and the socket of the switch in it.
 const DIRECTORY: &str = "/tmp";
 const CONTROL: &str = "/tmp/pontoon.sock";
+const CONTROL_OF_SOCKETS: &str = "/tmp/pontoon-sockets.sock";
+/// The gateway of the switch whose uplink is the host's sockets.
+const GATEWAY_OF_SOCKETS: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 1);
 
 const TUN: &str = "up0";
 const VETH: &str = "veth0";
@@ -64,7 +71,7 @@ const PINGS: u16 = 50;
 /// Datagrams of a row.
 const DATAGRAMS: usize = 200;
 /// No row begins later than this. A row takes at most some six seconds, if its peer is silent.
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(22);
 /// Flows that are listed.
 const MAX_FLOWS: usize = 40;
 
@@ -72,6 +79,10 @@ const MAX_FLOWS: usize = 40;
 const PAGE: Published = Published { host: 8080, container: 80, proto: "tcp" };
 const BULK: Published = Published { host: 9000, container: 9, proto: "tcp" };
 const ECHO: Published = Published { host: 7000, container: 7, proto: "udp" };
+/// c3's, on the host's own addresses.
+const PAGE_BY_SOCKET: Published = Published { host: 8082, container: 80, proto: "tcp" };
+const BULK_BY_SOCKET: Published = Published { host: 9002, container: 9, proto: "tcp" };
+const ECHO_BY_SOCKET: Published = Published { host: 7002, container: 7, proto: "udp" };
 /// One that is not published.
 const CLOSED: u16 = 8081;
 
@@ -96,8 +107,10 @@ pub fn run() -> ExitCode {
 struct Set {
     // Dropped first where something fails: it deletes its devices.
     switch: Switch,
+    by_sockets: Switch,
     c1: Container,
     c2: Container,
+    c3: Container,
     world: Place,
     began: Instant,
     ready_in: Duration,
@@ -126,32 +139,39 @@ impl Set {
     fn build() -> Result<Self, String> {
         let began = Instant::now();
         enter_namespaces()?;
-        let (c1, c2, world) = (Place::new("c1")?, Place::new("c2")?, Place::new("world")?);
+        let (c1, c2, c3) = (Place::new("c1")?, Place::new("c2")?, Place::new("c3")?);
+        let world = Place::new("world")?;
         connect(&world)?;
         let options = Options {
             control: Path::new(CONTROL),
             subnet: prefix(GATEWAY, 16).network(),
             gateway: GATEWAY,
-            address: UPLINK,
-            peer: prefix(PEER, 24),
-            uplink: TUN,
+            uplink: Uplink::Tun { name: TUN, address: UPLINK, peer: prefix(PEER, 24) },
         };
         let starts = Instant::now();
         let switch = Switch::start(options)?;
         netcfg::forward_v4(TUN).map_err(|error| error.to_string())?;
-        let attach = |name, place: Place, published: &[Published]| {
+        let attach = |switch: &Switch, name, place: Place, published: &[Published]| {
             let published = published.iter().map(|published| published.to_string().parse::<PortSpec>());
             let published = published.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
             let seen = switch.attach(name, place.pid(), &published)?;
             Ok::<_, String>(Container { place, seen })
         };
-        let (c1, c2) = (attach("c1", c1, &[])?, attach("c2", c2, &[PAGE, BULK, ECHO])?);
-        Ok(Self { switch, c1, c2, world, began, ready_in: starts.elapsed() })
+        let (c1, c2) = (attach(&switch, "c1", c1, &[])?, attach(&switch, "c2", c2, &[PAGE, BULK, ECHO])?);
+        let ready_in = starts.elapsed();
+        let by_sockets = Switch::start(Options {
+            control: Path::new(CONTROL_OF_SOCKETS),
+            subnet: prefix(GATEWAY_OF_SOCKETS, 16).network(),
+            gateway: GATEWAY_OF_SOCKETS,
+            uplink: Uplink::Sockets,
+        })?;
+        let c3 = attach(&by_sockets, "c3", c3, &[PAGE_BY_SOCKET, BULK_BY_SOCKET, ECHO_BY_SOCKET])?;
+        Ok(Self { switch, by_sockets, c1, c2, c3, world, began, ready_in })
     }
 
     /// Plays every row; how many failed.
     fn play(self, uid: u32, out: &mut impl Write) -> io::Result<usize> {
-        let Self { switch, c1, c2, world, began, ready_in } = &self;
+        let Self { switch, by_sockets, c1, c2, c3, world, began, ready_in } = &self;
         let kernel = rustix::system::uname();
         writeln!(
             out,
@@ -162,7 +182,8 @@ impl Set {
         writeln!(out)?;
         writeln!(out, "  c1 {} ---.", c1.seen.ip)?;
         writeln!(out, "                      pontoon {UPLINK} --- {PEER} host {HOST} --- {WORLD} world")?;
-        writeln!(out, "  c2 {} ---'", c2.seen.ip)?;
+        writeln!(out, "  c2 {} ---'                                      |", c2.seen.ip)?;
+        writeln!(out, "  c3 {} --- pontoon, sockets of the host ---------'", c3.seen.ip)?;
         let published = [PAGE, BULK, ECHO].map(|published| published.to_string());
         writeln!(out, "\n  published of c2: {}; ready in {:.0} ms\n", published.join(", "), millis(*ready_in))?;
 
@@ -230,6 +251,31 @@ impl Set {
             Ok(Row { figure: format!("{:.3} ms", millis(took)), seen: "refused: it is not published".into() })
         })?;
 
+        table.row("TCP c3 -> world, by a host socket", || {
+            let (received, sent) = stream(&c3.place, world, 9, SocketAddr::from((WORLD, 9)))?;
+            seen_from(received.from, HOST)?;
+            Ok(Row::speed(&received, format!("{} is seen as the host, {}", sent.from, received.from)))
+        })?;
+        table.row("UDP c3 -> world and back, by a host socket", || {
+            let (row, seen, own) = echo(&c3.place, world, 7, SocketAddr::from((WORLD, 7)))?;
+            seen_from(seen, HOST)?;
+            Ok(row.and(format!("{own} is seen as the host, {seen}")))
+        })?;
+        let published = |port: Published| SocketAddr::from((HOST, port.host));
+        table.row(&format!("HTTP world -> {} -> c3", published(PAGE_BY_SOCKET)), || {
+            page(world, &c3.place, published(PAGE_BY_SOCKET), None)
+        })?;
+        table.row(&format!("TCP world -> {} -> c3", published(BULK_BY_SOCKET)), || {
+            let (received, sent) = stream(world, &c3.place, BULK_BY_SOCKET.container, published(BULK_BY_SOCKET))?;
+            seen_as(received.from, sent.from)?;
+            Ok(Row::speed(&received, format!("c3 sees the client itself, {}", received.from)))
+        })?;
+        table.row(&format!("UDP world -> {} -> c3", published(ECHO_BY_SOCKET)), || {
+            let (row, seen, own) = echo(world, &c3.place, ECHO_BY_SOCKET.container, published(ECHO_BY_SOCKET))?;
+            seen_as(seen, own)?;
+            Ok(row.and(format!("c3 sees the client itself, {seen}")))
+        })?;
+
         let mut look = None;
         table.row("the switch itself", || {
             let now = look.insert(switch.look()?);
@@ -245,6 +291,10 @@ impl Set {
         if let Some(look) = look {
             writeln!(out, "\nFlows, as conntrack -L prints them:")?;
             list(out, &look.flows)?;
+            if let Ok(look) = by_sockets.look() {
+                writeln!(out, "\nFlows over host sockets:")?;
+                list(out, &look.flows)?;
+            }
             writeln!(out, "\nDropped frames:")?;
             list(out, &drops(&look))?;
         }
@@ -263,12 +313,13 @@ impl Set {
 
     /// Ends it, in order; what is still there is an error.
     fn end(self) -> Result<(), String> {
-        let Self { switch, c1, c2, world, began: _, ready_in: _ } = self;
+        let Self { switch, by_sockets, c1, c2, c3, world, began: _, ready_in: _ } = self;
         switch.end()?;
+        by_sockets.end()?;
         if netcfg::link(TUN).is_ok() {
             return Err(format!("the switch has not deleted {TUN}"));
         }
-        [c1.place, c2.place, world].into_iter().try_for_each(Place::end)
+        [c1.place, c2.place, c3.place, world].into_iter().try_for_each(Place::end)
     }
 }
 
@@ -402,7 +453,7 @@ fn page(from: &Place, c2: &Place, address: SocketAddr, hidden: Option<Ipv4Addr>)
             "the client itself"
         }
     };
-    Ok(Row { figure: format!("{:.3} ms", millis(page.took)), seen: format!("c2 sees {how}: {:?}", page.body) })
+    Ok(Row { figure: format!("{:.3} ms", millis(page.took)), seen: format!("it sees {how}: {:?}", page.body) })
 }
 
 fn seen_as(seen: SocketAddr, own: SocketAddr) -> Result<(), String> {

@@ -42,12 +42,16 @@ pub struct Options {
     pub control: &'static Path,
     pub subnet: Cidr,
     pub gateway: Ipv4Addr,
-    /// The name of the TUN.
-    pub uplink: &'static str,
-    /// Its own address on the uplink.
-    pub address: Ipv4Addr,
-    /// The kernel's side of the uplink.
-    pub peer: Cidr,
+    pub uplink: Uplink,
+}
+
+/// Its way to the world.
+#[derive(Clone, Copy)]
+pub enum Uplink {
+    /// A TUN of this name, its own address on it, and the kernel's side.
+    Tun { name: &'static str, address: Ipv4Addr, peer: Cidr },
+    /// The host's sockets.
+    Sockets,
 }
 
 /// A container as it was attached.
@@ -158,17 +162,21 @@ impl Switch {
 
 /// Becomes the switch; returns only why not.
 fn run(parent: &Parent, options: &Options) -> String {
-    let Options { control, subnet, gateway, uplink, address, peer } = options;
+    let Options { control, subnet, gateway, uplink } = options;
+    let uplink = match uplink {
+        Uplink::Tun { name, address, peer } => format!("tun:name={name},address={address},peer={peer}"),
+        Uplink::Sockets => "sockets".to_owned(),
+    };
     let [ready, exit] = match parent.inheritable() {
         Ok(descriptors) => descriptors,
         Err(error) => return format!("cannot hand the switch a descriptor: {error}"),
     };
     let error = Command::new(OURSELVES)
         .arg0("pontoon")
-        .args(["switch", "--log", "warn", "--control"])
+        .args(["switch", "--log", "error", "--control"])
         .arg(control)
         .args(["--subnet", &subnet.to_string(), "--gateway", &gateway.to_string()])
-        .args(["--uplink", &format!("tun:name={uplink},address={address},peer={peer}")])
+        .args(["--uplink", &uplink])
         .args(["--ready-fd", &ready.as_raw_fd().to_string(), "--exit-fd", &exit.as_raw_fd().to_string()])
         .exec();
     format!("cannot run {OURSELVES}: {error}")
