@@ -129,7 +129,7 @@ impl Datapath {
         }
         if self.is_socket_flow(ingress, frame, src, dst) {
             self.rules.established += 1;
-            return self.end_at_socket(ingress, frame, dst, None, now, world);
+            return self.continue_at_socket(ingress, frame, dst, now, world);
         }
         if self.is_socket_fragment(ingress, frame, dst) {
             return self.reassemble(ingress, frame, now, world);

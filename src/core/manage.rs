@@ -354,7 +354,7 @@ impl Datapath {
         let mut flushed = self.flows.remove_owner(OwnerId(port.0));
         let tags: Vec<u32> = self.nat.withdraw_port(port).iter().map(|p| p.tag).collect();
         self.close_doors(&tags, now, world);
-        flushed += self.flush_sockets(port, now, world);
+        flushed += self.detach_sockets(port, now, world);
         flushed += self.flows.remove_tags(tags); // hairpin flows are charged to their clients
         match entry.role {
             Role::Endpoint(attachment) => {
@@ -370,7 +370,7 @@ impl Datapath {
             }
             Role::Uplink => {
                 self.uplink = None;
-                self.socket_uplink = None;
+                flushed += self.drop_socket_uplink(now, world);
                 flushed += self.remove_all_flows(); // the next uplink may have another address (R29)
             }
         }

@@ -42,7 +42,7 @@ use super::time::Instant;
 use super::world::World;
 use crate::frame::{Caps, Fragment, Frame, L4};
 use crate::wire::addr::{Addr, Cidr};
-use crate::wire::ip::{icmp, proto};
+use crate::wire::ip::{icmp, proto, tcp as tcp_header};
 use crate::wire::{get16, get32};
 
 /// The host has no such address family.
@@ -183,7 +183,8 @@ impl Datapath {
         Ok(Applied::Uplink(port))
     }
 
-    /// Is this a segment of a connection over a host socket?
+    /// Is this a segment of a connection over a host socket? One that may begin another is not: it is judged as the first
+    /// of any flow is.
     #[inline]
     pub(super) fn is_socket_flow(&self, ingress: Ingress, frame: &Frame<'_>, src: Addr, dst: Addr) -> bool {
         let (Some(uplink), Ingress::Endpoint(_, network)) = (&self.socket_uplink, ingress) else { return false };
@@ -191,6 +192,9 @@ impl Datapath {
             return false;
         }
         let l4 = frame.l4();
+        if l4[tcp_header::FLAGS] & (tcp_header::SYN | tcp_header::ACK) == tcp_header::SYN {
+            return false;
+        }
         let (sport, dport) = (get16(l4, 0), get16(l4, 2));
         uplink.tcp.knows(&FiveTuple { src, dst, sport, dport, proto: proto::TCP }, network)
     }
@@ -230,6 +234,31 @@ impl Datapath {
         self.leads_to_host(tuple.dst) || self.is_socket_reply(Origin { port, network }, frame, to, now)
     }
 
+    /// A segment of a connection that [`Datapath::is_socket_flow`] knows. Where it leads was decided when it began: its
+    /// other end may be a client with an address that no container may go to.
+    pub(super) fn continue_at_socket(
+        &mut self,
+        ingress: Ingress,
+        frame: &mut Frame<'_>,
+        dst: Addr,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<(), DropReason> {
+        let Ingress::Endpoint(port, network) = ingress else { return Err(DropReason::NoRoute) };
+        let origin = Origin { port, network };
+        let shown = Endpoint { addr: dst, port: crate::wire::get16(frame.l4(), 2) };
+        self.count_to_host(frame);
+        self.with_engines(now, world, |e, lower| e.tcp.input(origin, frame, shown, now, lower))
+            .unwrap_or(Err(DropReason::NoUplink))
+    }
+
+    fn count_to_host(&mut self, frame: &Frame<'_>) {
+        let uplink = self.socket_uplink.as_ref().map(|uplink| uplink.port);
+        if let Some(counted) = uplink.and_then(|port| self.ports.get_mut(port)) {
+            counted.counters.tx.count(frame.len());
+        }
+    }
+
     /// A packet ends here, and its data goes on by a host socket. `named`: where a static rule sends it.
     pub(super) fn end_at_socket(
         &mut self,
@@ -263,10 +292,7 @@ impl Datapath {
                 }
             }
         };
-        let uplink_port = uplink.port;
-        if let Some(counted) = self.ports.get_mut(uplink_port) {
-            counted.counters.tx.count(frame.len());
-        }
+        self.count_to_host(frame);
         match frame.layout().l4_kind {
             L4::Tcp => {
                 decrement_ttl(frame);
@@ -517,17 +543,37 @@ impl Datapath {
         self.forward(ingress, &mut frame, now, world)
     }
 
-    /// Ends all flows of a container; how many there were.
+    /// Ends all flows of a container, whose published ports stay; how many there were.
     pub(super) fn flush_sockets(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> usize {
         self.with_engines(now, world, |engines, lower| {
-            let before = engines.tcp.len();
             engines.reassembly.detach(port);
+            engines.tcp.end_flows(port, now, lower)
+                + engines.udp.end_flows(port, lower)
+                + engines.ping.end_flows(port, lower)
+        })
+        .unwrap_or(0)
+    }
+
+    /// A container is gone, and all that it had of the host's; how many flows there were.
+    pub(super) fn detach_sockets(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> usize {
+        let ended = self.flush_sockets(port, now, world);
+        self.with_engines(now, world, |engines, lower| {
             engines.tcp.detach(port, now, lower);
             engines.udp.detach(port, lower);
             engines.ping.detach(port, lower);
-            before.saturating_sub(engines.tcp.len())
-        })
-        .unwrap_or(0)
+        });
+        ended
+    }
+
+    /// Closes all that is open on the host, and is without this uplink from now on; how many flows there were.
+    pub(super) fn drop_socket_uplink(&mut self, now: Instant, world: &mut dyn World) -> usize {
+        if self.socket_uplink.is_none() {
+            return 0;
+        }
+        let owners: Vec<PortId> = self.ports.iter().map(|(id, _)| id).collect();
+        let ended = owners.into_iter().map(|owner| self.detach_sockets(owner, now, world)).sum();
+        self.socket_uplink = None;
+        ended
     }
 
     /// Is `ip` one that the host has, or a wildcard?

@@ -167,6 +167,13 @@ impl Ping {
         more
     }
 
+    /// Ends all flows of a container; how many there were.
+    pub fn end_flows(&mut self, port: PortId, lower: &mut dyn Lower) -> usize {
+        let ended = self.table.end_flows(port);
+        close_all(self.table.take_closed(), lower);
+        ended
+    }
+
     /// Ends all that belongs to a port that is gone.
     pub fn detach(&mut self, port: PortId, lower: &mut dyn Lower) {
         self.table.forget(port);

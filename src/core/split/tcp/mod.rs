@@ -400,13 +400,20 @@ impl Tcp {
                 self.unlisten_at(listener, lower);
             }
         }
-        let Some(account) = self.by_port.get(&port).copied() else { return };
-        let flows = self.accounts[account as usize].as_mut().map(|a| a.flows.clone()).unwrap_or_default();
-        for slot in flows {
-            self.run(slot, now, lower, |flow, cx| flow.reset(cx));
+        self.end_flows(port, now, lower);
+        if let Some(account) = self.by_port.remove(&port) {
+            self.accounts[account as usize] = None;
         }
-        self.by_port.remove(&port);
-        self.accounts[account as usize] = None;
+    }
+
+    /// Every flow of a container is reset, both ways, and its published ports stay; how many there were.
+    pub fn end_flows(&mut self, port: PortId, now: Instant, lower: &mut dyn Lower) -> usize {
+        let account = self.by_port.get(&port).and_then(|account| self.accounts[*account as usize].as_ref());
+        let flows = account.map(|a| a.flows.clone()).unwrap_or_default();
+        for slot in &flows {
+            self.run(*slot, now, lower, |flow, cx| flow.reset(cx));
+        }
+        flows.len()
     }
 
     /// An ICMP error about a packet of ours came from inside: `tuple` and `seq` are those that it quotes (our packet's, so

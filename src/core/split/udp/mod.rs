@@ -274,6 +274,13 @@ impl Udp {
         at.is_some()
     }
 
+    /// Ends all flows of a container, whose published ports stay; how many there were.
+    pub fn end_flows(&mut self, port: PortId, lower: &mut dyn Lower) -> usize {
+        let ended = self.table.end_flows(port);
+        self.sweep(lower);
+        ended
+    }
+
     /// Ends all that belongs to a port that is gone, its published ports as well.
     pub fn detach(&mut self, port: PortId, lower: &mut dyn Lower) {
         self.table.forget(port);

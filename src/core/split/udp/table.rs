@@ -532,6 +532,16 @@ impl Table {
         }
     }
 
+    /// Ends all flows of a port, with the sockets that they alone have; how many there were.
+    pub fn end_flows(&mut self, owner: PortId) -> usize {
+        let mut ended = 0;
+        while let Some((_, _, _, at)) = self.first_flow(owner) {
+            self.remove_flow(at);
+            ended += 1;
+        }
+        ended
+    }
+
     /// Ends all that belongs to a port, its published ports as well.
     pub fn forget(&mut self, owner: PortId) {
         while let Some(&(of, _, _, at)) = self.socket_order.range((owner, Rank::Unasked, Instant::ZERO, 0)..).next()
