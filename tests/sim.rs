@@ -4,6 +4,8 @@
 
 #[path = "sim/bridging.rs"]
 mod bridging;
+#[path = "sim/host.rs"]
+mod host;
 #[path = "sim/nat.rs"]
 mod nat;
 #[path = "sim/net.rs"]
@@ -16,6 +18,8 @@ mod packet;
 mod random;
 #[path = "sim/routing.rs"]
 mod routing;
+#[path = "sim/sockets.rs"]
+mod sockets;
 #[path = "sim/stacks.rs"]
 mod stacks;
 #[path = "sim/tracking.rs"]

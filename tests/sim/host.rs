@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use pontoon::core::socket::{
-    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId, Sockets,
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
+    Sockets,
 };
 use pontoon::wire::addr::Addr;
 
@@ -60,8 +61,14 @@ pub struct Host {
     pub taken: HashSet<u16>,
     /// Addresses of the host.
     pub own: HashSet<Addr>,
+    /// Addresses that the host knows no way to.
+    pub unreachable: HashSet<Addr>,
+    /// Addresses that stand for all hosts of a link.
+    pub broadcast: HashSet<Addr>,
     /// Echo requests are forbidden.
     pub no_ping: bool,
+    /// There is no IPv6.
+    pub no_ipv6: bool,
     next_port: u16,
     ready: VecDeque<(SocketId, Ready)>,
 }
@@ -117,17 +124,18 @@ impl Host {
     /// A client connects to a published port.
     #[track_caller]
     pub fn knock(&mut self, at: Endpoint, client: Endpoint) {
-        let matches = |bound: &Endpoint| bound.port == at.port && (bound.addr == at.addr || bound.addr == Addr::V4_UNSPECIFIED);
-        let (id, (_, queue)) = self.listeners.iter_mut().find(|(_, (bound, _))| matches(bound)).expect("a listener");
+        let found = self.listeners.iter_mut().find(|(_, (bound, _))| hears(*bound, at));
+        let (id, (_, queue)) = found.expect("a listener");
         queue.push_back(Accepted { peer: client, local: at });
         self.ready.push_back((*id, READABLE));
     }
 
-    /// A datagram comes for the socket that is bound to `port`.
+    /// A datagram comes for the socket that is bound there.
     #[track_caller]
-    pub fn datagram(&mut self, from: Endpoint, at: Addr, port: u16, payload: &[u8]) {
-        let (id, socket) = self.datagrams.iter_mut().find(|(_, s)| s.bound.port == port).expect("a socket");
-        socket.coming.push_back((from, Some(at), payload.to_vec()));
+    pub fn datagram(&mut self, from: Endpoint, at: Endpoint, payload: &[u8]) {
+        let found = self.datagrams.iter_mut().find(|(_, s)| hears(s.bound, at));
+        let (id, socket) = found.expect("a socket");
+        socket.coming.push_back((from, Some(at.addr), payload.to_vec()));
         self.ready.push_back((*id, READABLE));
     }
 
@@ -148,6 +156,16 @@ impl Host {
         streams + self.listeners.len() + self.datagrams.len()
     }
 
+    fn may_bind(&self, at: Endpoint) -> Result<(), Failure> {
+        match at.port {
+            0 => Ok(()),
+            port if self.taken.contains(&port) => Err(Failure::InUse),
+            1..1024 => Err(Failure::Prohibited),
+            _ if self.no_ipv6 && !at.addr.is_v4() => Err(Failure::Other(97)), // EAFNOSUPPORT
+            _ => Ok(()),
+        }
+    }
+
     fn alive(&mut self, id: SocketId) -> Result<&mut Stream, Failure> {
         let stream = self.streams.get_mut(&id).filter(|s| s.closed.is_none()).ok_or(Failure::Other(9))?;
         match stream.failure {
@@ -155,6 +173,12 @@ impl Host {
             _ => Ok(stream),
         }
     }
+}
+
+/// Does a socket that is bound to one place hear what comes to another?
+fn hears(bound: Endpoint, at: Endpoint) -> bool {
+    let all = [Addr::V4_UNSPECIFIED, Addr::V6_UNSPECIFIED].contains(&bound.addr);
+    bound.port == at.port && (bound.addr == at.addr || all && bound.addr.is_v4() == at.addr.is_v4())
 }
 
 impl Sockets for Host {
@@ -172,12 +196,7 @@ impl Sockets for Host {
     }
 
     fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
-        if self.taken.contains(&at.port) {
-            return Err(Failure::InUse);
-        }
-        if at.port < 1024 {
-            return Err(Failure::Prohibited);
-        }
+        self.may_bind(at)?;
         self.listeners.insert(id, (at, VecDeque::new()));
         Ok(())
     }
@@ -234,8 +253,10 @@ impl Sockets for Host {
         if kind == Datagrams::Ping && self.no_ping {
             return Err(Failure::Prohibited);
         }
-        if at.port != 0 && self.taken.contains(&at.port) {
-            return Err(Failure::InUse);
+        match kind {
+            Datagrams::Udp => self.may_bind(at)?,
+            Datagrams::Ping if self.taken.contains(&at.port) => return Err(Failure::InUse),
+            Datagrams::Ping => {}
         }
         self.next_port = self.next_port.max(40_000) + 1;
         let port = if at.port == 0 { self.next_port } else { at.port };
@@ -262,15 +283,21 @@ impl Sockets for Host {
     }
 
     fn close(&mut self, id: SocketId, how: Close) {
-        if let Some(stream) = self.streams.get_mut(&id) {
+        if let Some(stream) = self.streams.get_mut(&id).filter(|s| s.closed.is_none()) {
             stream.closed = Some(how);
+            return;
         }
-        self.listeners.remove(&id);
-        self.datagrams.remove(&id);
+        let others = self.listeners.remove(&id).is_some() || self.datagrams.remove(&id).is_some();
+        assert!(others, "{id:?} is open, and closed once");
     }
 
     fn route_kind(&mut self, addr: Addr) -> RouteKind {
-        if self.own.contains(&addr) { RouteKind::Local } else { RouteKind::Unicast }
+        match addr {
+            _ if self.own.contains(&addr) => RouteKind::Local,
+            _ if self.broadcast.contains(&addr) => RouteKind::Broadcast,
+            _ if self.unreachable.contains(&addr) => RouteKind::Unreachable,
+            _ => RouteKind::Unicast,
+        }
     }
 
     fn room(&self) -> usize {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use pontoon::core::command::{
     Answer, Applied, Command, CommandError, EndpointRequest, FlowView, MacChoice, NetworkConfig, PortView, Publication,
-    Query, StatsView, Transport, UplinkConfig,
+    Query, SocketUplinkConfig, StatsView, Transport, UplinkConfig,
 };
 use pontoon::core::datapath::{Config, Datapath};
 use pontoon::core::port::PortId;
+use pontoon::core::socket::{Ready, Sockets};
 use pontoon::core::time::Instant;
 use pontoon::core::world::{Point, Sent, World};
 use pontoon::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
@@ -16,6 +17,7 @@ use pontoon::wire::addr::Addr;
 use pontoon::wire::mac::Mac;
 use pontoon::wire::vnet::{self, VnetHeader};
 
+use crate::host;
 use crate::packet::{self, Packet, Seen, frame};
 
 /// The uplink's address.
@@ -82,6 +84,8 @@ pub struct Recorder {
     pub next: HashMap<PortId, VecDeque<Sent>>,
     pub capture: bool,
     pub points: Vec<(Point, Vec<u8>)>,
+    /// The host's sockets, if there are any.
+    pub sockets: Option<host::Host>,
     /// Are short frames taken to be written later, as the real event loop does?
     patient: bool,
     waiting: VecDeque<(PortId, Vec<u8>)>,
@@ -121,6 +125,10 @@ impl World for Recorder {
             self.waiting.push_back((port, frame.with_vnet().to_vec()));
         }
         take
+    }
+
+    fn sockets(&mut self) -> Option<&mut dyn Sockets> {
+        self.sockets.as_mut().map(|sockets| sockets as &mut dyn Sockets)
     }
 
     fn capturing(&self) -> bool {
@@ -172,6 +180,18 @@ impl Net {
         let mut net = Net::bare(Config::default());
         net.apply(Command::AddNetwork(network("default", "172.17.0.0/16")));
         net.connect(1500, false);
+        net
+    }
+
+    /// docker0, and an uplink over the sockets of a host in memory.
+    pub fn with_sockets(config: SocketUplinkConfig) -> Net {
+        let mut net = Net::bare(Config::default());
+        net.world.sockets = Some(host::Host::default());
+        net.apply(Command::AddNetwork(network("default", "172.17.0.0/16")));
+        let Applied::Uplink(port) = net.apply(Command::SetSocketUplink(Box::new(config))) else {
+            panic!("a new uplink")
+        };
+        net.uplink = Some(port);
         net
     }
 
@@ -360,6 +380,26 @@ impl Net {
         self.advance(Duration::from_secs(secs));
     }
 
+    /// The host in memory.
+    #[track_caller]
+    pub fn host(&mut self) -> &mut host::Host {
+        self.world.sockets.as_mut().expect("a host")
+    }
+
+    /// What the host's sockets are ready for is done, until nothing is; then the turn is over.
+    pub fn pump(&mut self) {
+        let mut turns = 0;
+        while let Some((id, ready)) = self.world.sockets.as_mut().and_then(host::Host::next_ready) {
+            let mut more = self.dp.socket_ready(id, ready, self.now, &mut self.world);
+            while more {
+                more = self.dp.socket_ready(id, Ready::default(), self.now, &mut self.world);
+                turns += 1;
+                assert!(turns < 100_000, "a socket that is always ready");
+            }
+        }
+        self.dp.flush(self.now, &mut self.world);
+    }
+
     pub fn query(&mut self, query: Query) -> Answer {
         self.dp.query(&query, self.now)
     }
@@ -370,9 +410,22 @@ impl Net {
     }
 
     pub fn flows(&mut self) -> Vec<FlowView> {
-        let Answer::Flows(page) = self.query(Query::Flows { cursor: 0, max: 4096 }) else { unreachable!() };
-        assert_eq!(page.next, None);
-        page.rows
+        self.flows_by(4096)
+    }
+
+    /// All flows, by pages of so many.
+    pub fn flows_by(&mut self, max: usize) -> Vec<FlowView> {
+        let (mut rows, mut cursor, mut pages) = (Vec::new(), 0, 0);
+        loop {
+            let Answer::Flows(page) = self.query(Query::Flows { cursor, max }) else { unreachable!() };
+            assert!(page.rows.len() <= max);
+            rows.extend(page.rows);
+            let Some(next) = page.next else { return rows };
+            assert!(next > cursor, "every page is further on");
+            cursor = next;
+            pages += 1;
+            assert!(pages < 100_000, "a listing without an end");
+        }
     }
 
     #[track_caller]
