@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   containers 172.17.0.x -- switch in `host` -- 192.0.2.10 (TUN `up0` in `world`) 192.0.2.1, 198.51.100.5
+//!   the same -- switch over the sockets of `host` 192.0.2.112 (veth `out0`) -- (veth `in0`) 192.0.2.1, 198.51.100.5
 //! ```
 
 use std::cell::RefCell;
@@ -26,6 +27,8 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 pub const UP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The kernel's side of it.
 pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The host's own address, where the uplink is its sockets.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 112);
 /// An address beyond, that the world answers for.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 5);
 
@@ -62,10 +65,29 @@ impl Case {
         let uplink = format!("tun:name=up0,address={UP},peer={PEER}/24,netns={}", self.world.path().display());
         let mut all = vec!["--uplink", &uplink];
         all.extend(options);
-        self.switch_without_uplink(&all)
+        self.switch_with(&all)
     }
 
     pub fn switch_without_uplink(&self, options: &[&str]) -> Switch {
+        self.switch_with(&[&["--uplink", "none"], options].concat())
+    }
+
+    /// A switch over the host's sockets, of a host that [`Self::connect_host`] connected.
+    pub fn switch_over_sockets(&self, options: &[&str]) -> Switch {
+        self.switch_with(&[&["--uplink", "sockets"], options].concat())
+    }
+
+    /// A link between host and world, and the host's way to all beyond.
+    pub fn connect_host(&self) {
+        self.host.ip(&format!(
+            "link add out0 type veth peer name in0 netns {}\naddr add {HOST}/24 dev out0\nlink set out0 up",
+            self.world.name()
+        ));
+        self.world.ip(&format!("addr add {PEER}/24 dev in0\nlink set in0 up"));
+        self.host.ip(&format!("route add default via {PEER}"));
+    }
+
+    pub fn switch_with(&self, options: &[&str]) -> Switch {
         let mut command = self.host.command(PROGRAM);
         command.arg("switch").arg("--control").arg(self.control()).args(options).stdin(Stdio::null());
         Switch::spawn(command, self.control())

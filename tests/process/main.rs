@@ -22,6 +22,7 @@ mod refusals;
 #[path = "../netns/sandbox.rs"]
 mod sandbox;
 mod scale;
+mod sockets;
 mod stalls;
 #[path = "../netns/wire.rs"]
 #[expect(dead_code, reason = "shared: each of the tests uses its part")]
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         ("stalls", stalls::CLAIMS, false),
         ("scale", scale::CLAIMS, false),
         ("programs", programs::CLAIMS, false),
+        ("sockets", sockets::CLAIMS, false),
         // The long tier, figures more than claims: `PONTOON_BY_HAND=1 cargo test --test process by_hand`.
         ("by_hand", if std::env::var_os("PONTOON_BY_HAND").is_some() { scale::BY_HAND } else { &[] }, true),
     ];

@@ -38,21 +38,21 @@ fn two(options: &[&str], network: Option<&[&str]>) -> (Case, [Netns; 2], Switch)
     (case, containers, switch)
 }
 
-fn program(netns: &Netns, name: &str, words: &[&str]) -> Command {
+pub(super) fn program(netns: &Netns, name: &str, words: &[&str]) -> Command {
     let mut command = netns.command(find(name).expect("asked for by the claim"));
     command.args(words).stdin(Stdio::null());
     command
 }
 
 /// Runs a program that may take a while; its output if it succeeds.
-fn run(netns: &Netns, name: &str, words: &[&str]) -> String {
+pub(super) fn run(netns: &Netns, name: &str, words: &[&str]) -> String {
     let said = Said::by(program(netns, name, words));
     assert_eq!(said.status, Some(0), "{}: {name} {words:?}: {}{}", netns.name(), said.out, said.err);
     said.out
 }
 
 /// Bits per second at the receiver.
-fn iperf3(client: &Netns, server: &Netns, to: Ipv4Addr, port: &str, more: &[&str]) -> f64 {
+pub(super) fn iperf3(client: &Netns, server: &Netns, to: Ipv4Addr, port: &str, more: &[&str]) -> f64 {
     let mut listening = program(server, "iperf3", &["-s", "-1"]).stdout(Stdio::null()).spawn().expect("iperf3");
     // It says nothing when it is ready; until then connections are refused.
     soon("iperf3 listens", || server.run("ss", &["-tln"], "").contains(":5201"));
@@ -62,7 +62,7 @@ fn iperf3(client: &Netns, server: &Netns, to: Ipv4Addr, port: &str, more: &[&str
     let report: Value = serde_json::from_str(&out).expect("iperf3 speaks JSON");
     let rate =
         report["end"]["sum_received"]["bits_per_second"].as_f64().or(report["end"]["sum"]["bits_per_second"].as_f64());
-    rate.expect("a rate")
+    rate.unwrap_or_else(|| panic!("{more:?}: no rate: {out}"))
 }
 
 fn iperf3_runs_every_way() {

@@ -28,7 +28,7 @@ const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 const C2: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 3);
 
 /// One line on standard error that has all of `words`, this status, and nothing on standard output.
-fn refused(what: &[&str], said: &Said, status: i32, words: &[&str]) {
+pub(super) fn refused(what: &[&str], said: &Said, status: i32, words: &[&str]) {
     // The switch logs to the same place; what is told to the person begins with the program's name.
     let lines: Vec<_> = said.err.lines().filter(|line| line.starts_with("pontoon: ")).collect();
     assert_eq!(said.status, Some(status), "{what:?}: {}", said.err);
@@ -80,7 +80,11 @@ fn a_switch_that_cannot_be_says_why_in_a_line() {
             1,
             &["outbound interface: there is no network interface none77"],
         ),
-        (&["--control", control, "--outbound-interface", "lo"], 1, &["--outbound-interface", "--uplink sockets"]),
+        (
+            &["--control", control, "--uplink", "none", "--outbound-interface", "lo"],
+            1,
+            &["--outbound-interface", "--uplink sockets"],
+        ),
         (&["--control", control, "--ready-fd", "77"], 2, &["--ready-fd 77"]),
         (&["--control", control, "--exit-fd", "1"], 2, &["--exit-fd 1"]),
         (&["--control", control, "--flow-limit", "0"], 1, &["flow"]),

@@ -1,0 +1,537 @@
+//! What programs make of an uplink over the host's sockets.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::bed::{Case, GATEWAY, HOST, PEER, PROGRAM, SERVER, Switch, soon, within};
+use super::ns::{Netns, SOON, kill_group, say, told};
+use super::programs::{iperf3, program, run};
+use super::refusals::refused;
+use super::{Claim, claims};
+
+pub const CLAIMS: &[Claim] = claims![
+    iperf3_crosses_host_sockets_every_way needs "iperf3",
+    a_page_of_twenty_megabytes_arrives_byte_for_byte needs "curl" "python3",
+    a_published_port_is_reached_from_loopback_the_host_and_beyond needs "curl",
+    a_published_udp_port_answers_from_the_address_that_was_asked,
+    a_container_that_comes_back_is_soon_heard_again,
+    ping_crosses_small_and_large needs "ping",
+    without_ping_sockets_a_ping_is_refused needs "ping",
+    traceroute_sees_the_gateway_and_then_the_hosts_route needs "traceroute",
+    a_killed_switch_ends_connections_by_an_error,
+    data_that_a_server_left_unread_is_a_reset_inside,
+    a_request_that_ends_first_gets_its_whole_answer needs "nc",
+    the_hosts_loopback_is_reached_by_its_own_address_alone,
+    a_port_below_1024_without_the_right_is_refused_in_a_line needs "setpriv",
+    a_port_that_cannot_be_had_leaves_nothing_published,
+    flows_name_the_peer,
+    three_thousand_connections_leave_no_descriptor,
+    readers_that_stand_still_lose_nothing,
+];
+
+const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+/// Another one of the host's.
+const HOST2: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 113);
+const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+const CONNECTS: Duration = Duration::from_secs(2);
+
+fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(address, port)
+}
+
+/// A connected host, a switch over its sockets, and a container.
+fn one(options: &[&str]) -> (Case, Netns, Switch) {
+    let case = Case::new();
+    case.connect_host();
+    let c1 = case.netns("c1");
+    let switch = case.switch_over_sockets(options);
+    switch.attach("c1", &c1, &[]);
+    (case, c1, switch)
+}
+
+/// A connection from a container to `server`, and its other end.
+fn connected(c1: &Netns, server: (&Netns, Ipv4Addr), port: u16) -> (TcpStream, TcpStream) {
+    let listener = server.0.listen(at(server.1, port));
+    let near = c1.connect(ANY, at(server.1, port), CONNECTS).expect("connected");
+    let far = listener.accept().expect("connected").0;
+    for stream in [&near, &far] {
+        stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    }
+    (near, far)
+}
+
+/// Bytes of which no two places look alike.
+fn pattern(megabytes: u32) -> Vec<u8> {
+    (0..megabytes * 262_144).flat_map(u32::to_le_bytes).collect()
+}
+
+fn is_cut(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+fn iperf3_crosses_host_sockets_every_way() {
+    let (case, c1, switch) = one(&[]);
+    switch.tell(&["publish", "c1", "5202:5201"]);
+    let mut told = Vec::new();
+    let ways = [
+        ("out", &c1, &case.world, SERVER, "5201", &[][..]),
+        ("out, reversed", &c1, &case.world, SERVER, "5201", &["-R"]),
+        ("out, eight streams", &c1, &case.world, SERVER, "5201", &["-P", "8"]),
+        ("out, reversed, eight streams", &c1, &case.world, SERVER, "5201", &["-R", "-P", "8"]),
+        ("in", &case.world, &c1, HOST, "5202", &[]),
+        ("in, reversed", &case.world, &c1, HOST, "5202", &["-R"]),
+        // The server answers by a socket that it connects to the client, so from the address next to it.
+        ("UDP out", &c1, &case.world, PEER, "5201", &["-u", "-b", "50M"]),
+        ("UDP out, reversed", &c1, &case.world, PEER, "5201", &["-u", "-R", "-b", "50M"]),
+    ];
+    for (way, client, server, to, port, more) in ways {
+        let rate = iperf3(client, server, to, port, more);
+        assert!(rate > 20e6, "{way}: {rate} bit/s");
+        told.push(format!("{way} {:.2}", rate / 1e9));
+    }
+    eprintln!("process: Gbit/s over sockets of a debug build: {}", told.join(", "));
+}
+
+fn a_page_of_twenty_megabytes_arrives_byte_for_byte() {
+    let (case, c1, _switch) = one(&[]);
+    let directory = case.directory.join("www");
+    fs::create_dir(&directory).expect("ours");
+    let page = pattern(20);
+    fs::write(directory.join("page"), &page).expect("ours");
+    let copy = case.directory.join("copy");
+    for (netns, address) in [(&case.host, HOST), (&case.world, SERVER)] {
+        let words = ["-m", "http.server", "8000", "-d", directory.to_str().expect("ASCII")];
+        let mut server = program(netns, "python3", &words);
+        let mut server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("python3");
+        soon("it listens", || netns.run("ss", &["-tln"], "").contains(":8000"));
+        let url = format!("http://{address}:8000/page");
+        run(&c1, "curl", &["-sS", "--max-time", "15", "-o", copy.to_str().expect("ASCII"), &url]);
+        assert!(fs::read(&copy).expect("fetched") == page, "from {address}: not the same bytes");
+        kill_group(&mut server);
+    }
+}
+
+fn a_published_port_is_reached_from_loopback_the_host_and_beyond() {
+    let (case, c1, switch) = one(&[]);
+    let listener = c1.listen(at(C1, 80));
+    switch.tell(&["publish", "c1", "8080:80"]);
+    for (client, asked, seen) in [
+        (&case.host, Ipv4Addr::LOCALHOST, GATEWAY),
+        // The host itself is shown as the gateway, by whichever of its addresses it comes.
+        (&case.host, HOST, GATEWAY),
+        (&case.world, HOST, PEER),
+    ] {
+        let url = format!("http://{asked}:8080/");
+        let mut curl = program(client, "curl", &["-sS", "--max-time", "5", &url]);
+        let curl = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl");
+        let (mut stream, from) = listener.accept().unwrap_or_else(|error| panic!("{asked}: {error}"));
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a request");
+            request.push(byte[0]);
+        }
+        assert!(request.starts_with(b"GET / HTTP/1.1\r\n"), "{}", String::from_utf8_lossy(&request));
+        let body = format!("you are {}", from.ip());
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+            .expect("answered");
+        drop(stream);
+        let output = curl.wait_with_output().expect("it ends");
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (String::from_utf8_lossy(&output.stdout).as_ref(), complaint.as_str()),
+            (format!("you are {seen}").as_str(), ""),
+            "{asked} from {}",
+            client.name()
+        );
+    }
+}
+
+fn a_published_udp_port_answers_from_the_address_that_was_asked() {
+    let (case, c1, switch) = one(&[]);
+    case.host.ip(&format!("addr add {HOST2}/24 dev out0"));
+    let echo = c1.udp(at(C1, 7));
+    switch.tell(&["publish", "c1", "7000:7/udp"]);
+    for (client, asked, seen) in [
+        (&case.world, HOST, PEER),
+        (&case.world, HOST2, PEER),
+        (&case.host, HOST2, GATEWAY),
+        (&case.host, Ipv4Addr::LOCALHOST, GATEWAY),
+    ] {
+        // Connected, it hears from the address that it asked and from no other.
+        let asker = client.udp(ANY);
+        asker.connect(at(asked, 7000));
+        asker.send("are you there", at(asked, 7000)).expect("sent");
+        let from = echo.echo().unwrap_or_else(|error| panic!("{asked}: {error}"));
+        assert_eq!(from.ip(), IpAddr::V4(seen), "{asked}");
+        let (text, from) = asker.recv().unwrap_or_else(|error| panic!("{asked}: {error}"));
+        assert_eq!((text.as_str(), from), ("are you there", SocketAddr::V4(at(asked, 7000))));
+    }
+}
+
+/// Asks until there is an answer; how long that took.
+fn until_answered(asker: &super::ns::Udp, echo: &super::ns::Udp, to: SocketAddrV4) -> Duration {
+    let began = Instant::now();
+    within(SOON, "an answer", || {
+        // An error here was told of an earlier question.
+        let _ = asker.send("are you back", to);
+        let brief = Duration::from_millis(50);
+        echo.recv_within(brief).is_ok_and(|(_, from)| {
+            let SocketAddr::V4(from) = from else { return false };
+            echo.send("yes", from).is_ok()
+        }) && asker.recv_within(brief).is_ok()
+    });
+    began.elapsed()
+}
+
+fn a_container_that_comes_back_is_soon_heard_again() {
+    let case = Case::new();
+    case.connect_host();
+    let switch = case.switch_over_sockets(&[]);
+    let client = case.world.udp(at(PEER, 4000));
+    let server = case.world.udp(at(SERVER, 53));
+    for life in 0..3 {
+        let c1 = case.netns(&format!("c1-{life}"));
+        switch.attach("c1", &c1, &["--ip", "172.17.0.2", "-p", "7000:7/udp"]);
+        // The same four numbers in each life, both ways.
+        let took = until_answered(&client, &c1.udp(at(C1, 7)), at(HOST, 7000));
+        assert!(took < Duration::from_secs(1), "in, life {life}: {took:?}");
+        let took = until_answered(&c1.udp(at(C1, 5000)), &server, at(SERVER, 53));
+        assert!(took < Duration::from_secs(1), "out, life {life}: {took:?}");
+        switch.tell(&["detach", "c1"]);
+        let _ = client.send("while nobody is there", at(HOST, 7000));
+    }
+}
+
+fn ping_crosses_small_and_large() {
+    let case = Case::new();
+    case.connect_host();
+    case.host.sysctl("ipv4.ping_group_range", "0 0");
+    let c1 = case.netns("c1");
+    let switch = case.switch_over_sockets(&[]);
+    switch.attach("c1", &c1, &[]);
+    for size in ["0", "56", "1472", "1473", "8000"] {
+        for to in [GATEWAY, SERVER] {
+            let out = run(&c1, "ping", &["-c", "3", "-i", "0.01", "-W", "2", "-s", size, &to.to_string()]);
+            assert!(out.contains(" 0% packet loss"), "{out}");
+        }
+    }
+}
+
+/// A new namespace lets no group have ping sockets.
+fn without_ping_sockets_a_ping_is_refused() {
+    let case = Case::new();
+    case.connect_host();
+    let c1 = case.netns("c1");
+    let switch = case.switch_over_sockets(&[]);
+    switch.attach("c1", &c1, &[]);
+    let said = super::bed::Said::by(program(&c1, "ping", &["-c", "1", "-W", "2", &SERVER.to_string()]));
+    assert_eq!(said.status, Some(1), "{}{}", said.out, said.err);
+    assert!(said.out.contains(&format!("From {GATEWAY} ")) && said.out.contains("Packet filtered"), "{}", said.out);
+}
+
+fn traceroute_sees_the_gateway_and_then_the_hosts_route() {
+    let case = Case::new();
+    case.connect_host();
+    case.host.sysctl("ipv4.ping_group_range", "0 0");
+    let c1 = case.netns("c1");
+    let switch = case.switch_over_sockets(&[]);
+    switch.attach("c1", &c1, &[]);
+    // A router between the host and a server further away.
+    let further = case.netns("further");
+    let server = Ipv4Addr::new(203, 0, 113, 5);
+    case.world.ip(&format!(
+        "link add in1 type veth peer name up0 netns {}\naddr add 203.0.113.1/24 dev in1\nlink set in1 up",
+        further.name()
+    ));
+    case.world.sysctl("ipv4.ip_forward", "1");
+    further.ip(&format!("addr add {server}/24 dev up0\nlink set up0 up\nroute add default via 203.0.113.1"));
+    for (to, hops) in [(SERVER, vec![GATEWAY, SERVER]), (server, vec![GATEWAY, PEER, server])] {
+        let hops: Vec<_> = hops.iter().map(ToString::to_string).collect();
+        for how in [&["-n", "-q", "1", "-w", "2", "-N", "1"][..], &["-n", "-q", "1", "-w", "2", "-N", "1", "-I"]] {
+            let out = run(&c1, "traceroute", &[how, &[&to.to_string()]].concat());
+            let seen: Vec<_> = out.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+            assert_eq!(seen, hops, "{how:?}: {out}");
+        }
+    }
+}
+
+fn a_killed_switch_ends_connections_by_an_error() {
+    let (case, c1, first) = one(&[]);
+    let (near, far) = connected(&c1, (&case.world, SERVER), 80);
+    let page = vec![7; 65_536];
+    thread::scope(|scope| {
+        // A server in the middle of a long answer.
+        let server = scope.spawn(|| {
+            loop {
+                if let Err(error) = (&far).write_all(&page) {
+                    return error;
+                }
+            }
+        });
+        let mut start = vec![0; 1_000_000];
+        (&near).read_exact(&mut start).expect("the beginning of it");
+        first.signal(Signal::KILL);
+        assert_eq!(first.ended(), -1);
+        let error = server.join().expect("no panic");
+        assert!(is_cut(&error), "at the server: {error}");
+        soon("the helper ends too", || first.helpers().is_empty());
+        // The container cannot be told by a dead process; the next one tells.
+        let second = case.switch_over_sockets(&[]);
+        second.attach("c1", &c1, &[]);
+        let mut rest = Vec::new();
+        let end = (&near).write_all(b"more").and_then(|()| (&near).read_to_end(&mut rest));
+        let error = end.expect_err("a connection that was cut has no end");
+        assert!(is_cut(&error), "in the container: {error}");
+    });
+}
+
+fn data_that_a_server_left_unread_is_a_reset_inside() {
+    let (case, c1, switch) = one(&[]);
+    switch.tell(&["publish", "c1", "8080:80"]);
+    // Out, and in: whoever leaves data unread, the other end is told.
+    let out = connected(&c1, (&case.world, SERVER), 80);
+    let inside = c1.listen(at(C1, 80));
+    let client = case.world.connect(ANY, at(HOST, 8080), CONNECTS).expect("connected");
+    let accepted = inside.accept().expect("connected").0;
+    for (who, mut stays, leaves) in [("container", out.0, out.1), ("client", client, accepted)] {
+        stays.write_all(&vec![1; 100_000]).expect("taken");
+        soon("it arrives", || {
+            let mut one = [0];
+            leaves.peek(&mut one).is_ok_and(|count| count == 1)
+        });
+        // Some of an answer, and then the end without having read.
+        (&leaves).write_all(b"goodbye").expect("taken");
+        drop(leaves);
+        let mut heard = Vec::new();
+        let end = stays.read_to_end(&mut heard);
+        assert!(end.as_ref().is_err_and(is_cut), "{who}: {end:?} after {} bytes", heard.len());
+    }
+}
+
+fn a_request_that_ends_first_gets_its_whole_answer() {
+    let (case, c1, _switch) = one(&[]);
+    let listener = case.world.listen(at(SERVER, 80));
+    let question = pattern(3);
+    let asks = case.directory.join("question");
+    fs::write(&asks, &question).expect("ours");
+    let mut nc = program(&c1, "nc", &["-N", &SERVER.to_string(), "80"]);
+    nc.stdin(fs::File::open(&asks).expect("ours")).stdout(Stdio::piped());
+    let nc = nc.spawn().expect("nc");
+    let (stream, _) = listener.accept().expect("connected");
+    let server = thread::spawn(move || {
+        let mut heard = Vec::new();
+        (&stream).read_to_end(&mut heard).expect("the whole question and its end");
+        // Only now an answer, long after nc said that it has no more to say.
+        thread::sleep(Duration::from_millis(300));
+        let answer: Vec<u8> = heard.iter().rev().copied().collect();
+        (&stream).write_all(&answer).expect("taken");
+        heard
+    });
+    let output = nc.wait_with_output().expect("it ends");
+    assert!(server.join().expect("no panic") == question, "the question is not the same");
+    assert!(output.status.success());
+    let answer: Vec<u8> = question.iter().rev().copied().collect();
+    assert!(output.stdout == answer, "{} bytes of an answer of {}", output.stdout.len(), answer.len());
+}
+
+fn the_hosts_loopback_is_reached_by_its_own_address_alone() {
+    let stands_for_it = "192.0.2.254";
+    for (options, reached) in [
+        (&[][..], [false, false]),
+        (&["--host-loopback", stands_for_it], [true, false]),
+        (&["--host-loopback", "172.17.0.1"], [false, true]),
+    ] {
+        let (case, c1, _switch) = one(options);
+        let tcp = case.host.listen(at(Ipv4Addr::LOCALHOST, 80));
+        let udp = case.host.udp(at(Ipv4Addr::LOCALHOST, 53));
+        for (address, reached) in [stands_for_it.parse().expect("an address"), GATEWAY].into_iter().zip(reached) {
+            let near = c1.connect(ANY, at(address, 80), Duration::from_secs(1));
+            assert_eq!(near.is_ok(), reached, "{options:?} {address}: {near:?}");
+            if let Ok(near) = near {
+                let (far, from) = tcp.accept().expect("connected");
+                assert!(from.ip().is_loopback(), "{from}");
+                say(&near, &far, "hello").expect("heard");
+                say(&far, &near, "hello to you").expect("heard");
+            }
+            let asker = c1.udp(ANY);
+            asker.send("hello", at(address, 53)).expect("sent");
+            let patience = if reached { SOON } else { Duration::from_millis(300) };
+            let heard = udp.recv_within(patience);
+            assert_eq!(heard.is_ok(), reached, "{options:?} {address}: {}", told(heard.map(|(text, _)| text)));
+        }
+        // Not by the host's own address either: there nobody listens.
+        let near = c1.connect(ANY, at(HOST, 80), Duration::from_secs(1));
+        assert_eq!(told(near.map(|_| "connected")), "refused", "{options:?}");
+    }
+}
+
+/// Nothing of a refused request is left: `ports` of the host are free, and nothing is listed.
+fn nothing_published(case: &Case, switch: &Switch, ports: &[u16]) {
+    assert_eq!(switch.list("published"), [] as [serde_json::Value; 0]);
+    for &port in ports {
+        drop(case.host.listen(at(Ipv4Addr::UNSPECIFIED, port)));
+    }
+}
+
+fn a_port_below_1024_without_the_right_is_refused_in_a_line() {
+    let case = Case::new();
+    case.connect_host();
+    let c1 = case.netns("c1");
+    let mut command = case.host.command("setpriv");
+    command.args(["--bounding-set", "-net_bind_service", PROGRAM, "switch", "--uplink", "sockets", "--control"]);
+    command.arg(case.control()).stdin(Stdio::null());
+    let switch = case.started(command);
+    switch.attach("c1", &c1, &[]);
+    for words in
+        [&["publish", "c1", "8080:80", "80:80", "8081:80"][..], &["publish", "c1", "8080:80", "53:53/udp", "8081:80"]]
+    {
+        refused(words, &switch.say(words), 1, &["permission denied", "ip_unprivileged_port_start"]);
+        nothing_published(&case, &switch, &[8080, 8081, 80]);
+    }
+    let c2 = case.netns("c2");
+    let path = c2.path().display().to_string();
+    let words = ["attach", "c2", "--netns", &path, "-p", "8080:80", "-p", "80:80"];
+    refused(&words, &switch.say(&words), 1, &["permission denied", "ip_unprivileged_port_start"]);
+    assert_eq!(switch.containers(), ["c1"]);
+    nothing_published(&case, &switch, &[8080]);
+}
+
+fn a_port_that_cannot_be_had_leaves_nothing_published() {
+    let (case, c1, switch) = one(&[]);
+    {
+        let _taken = (case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8081)), case.host.udp(at(HOST, 8082)));
+        for words in [&["publish", "c1", "8080:80", "8081:80"][..], &["publish", "c1", "8080:80", "8082:80/udp"]] {
+            refused(words, &switch.say(words), 1, &["another program of the host has this port", &words[3][..4]]);
+            nothing_published(&case, &switch, &[8080]);
+        }
+    }
+    let words = ["publish", "c1", "8080:80", "8083:80", "8080:81"];
+    refused(&words, &switch.say(&words), 1, &["8080"]);
+    nothing_published(&case, &switch, &[8080, 8083]);
+    let words = ["publish", "c1", "8080:80", "203.0.113.77:8083:80"];
+    refused(&words, &switch.say(&words), 1, &["203.0.113.77", "none of ours"]);
+    nothing_published(&case, &switch, &[8080, 8083]);
+    // And then they can be had.
+    let inside = c1.listen(at(C1, 80));
+    switch.tell(&["publish", "c1", "8080:80", "8081:80"]);
+    for port in [8080, 8081] {
+        let near = case.world.connect(ANY, at(HOST, port), CONNECTS).expect("connected");
+        say(&near, &inside.accept().expect("connected").0, "hello").expect("heard");
+    }
+}
+
+/// The lines of TCP connections, those that wait for stragglers left out.
+fn live(switch: &Switch) -> Vec<String> {
+    let told = switch.tell(&["flows"]);
+    told.lines().filter(|line| line.starts_with("tcp ") && !line.contains("TIME_WAIT")).map(str::to_owned).collect()
+}
+
+fn flows_name_the_peer() {
+    let (case, c1, switch) = one(&[]);
+    let (near, far) = connected(&c1, (&case.world, SERVER), 80);
+    say(&near, &far, "hello").expect("heard");
+    let lines = live(&switch);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let own = near.local_addr().expect("connected").port();
+    let words: HashSet<_> = line.split_whitespace().collect();
+    for word in ["src=172.17.0.2", "dst=198.51.100.5", "dport=80", &format!("sport={own}"), "peer=198.51.100.5:80"] {
+        assert!(words.contains(word), "no {word}: {line}");
+    }
+    drop((near, far));
+    soon("it ends with its ends", || live(&switch).is_empty());
+}
+
+fn descriptors(switch: &Switch) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", switch.pid().as_raw_nonzero())).expect("it runs").count()
+}
+
+fn three_thousand_connections_leave_no_descriptor() {
+    let (case, c1, switch) = one(&[]);
+    switch.tell(&["publish", "c1", "8080:80"]);
+    // Whatever is made once, is made.
+    drop(connected(&c1, (&case.world, SERVER), 81));
+    soon("it is over", || live(&switch).is_empty());
+    let before = descriptors(&switch);
+    for (client, server, listens, asked) in
+        [(&c1, &case.world, at(SERVER, 80), at(SERVER, 80)), (&case.world, &c1, at(C1, 80), at(HOST, 8080))]
+    {
+        let listener = server.listen(listens);
+        thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                for number in 0..1500 {
+                    let (mut stream, _) = listener.accept().unwrap_or_else(|error| panic!("{number}: {error}"));
+                    let mut heard = [0; 5];
+                    stream.read_exact(&mut heard).unwrap_or_else(|error| panic!("{number}: {error}"));
+                    // Each end is the first to go in turn.
+                    if number % 2 == 0 {
+                        stream.write_all(&heard).expect("taken");
+                    } else {
+                        stream.write_all(&heard).expect("taken");
+                        let _ = stream.read(&mut heard);
+                    }
+                }
+            });
+            client.enter(|| {
+                for number in 0..1500 {
+                    let mut stream = TcpStream::connect_timeout(&asked.into(), CONNECTS)
+                        .unwrap_or_else(|error| panic!("{number}: {error}"));
+                    stream.set_read_timeout(Some(SOON)).expect("a socket");
+                    stream.write_all(b"hello").expect("taken");
+                    let mut heard = [0; 5];
+                    stream.read_exact(&mut heard).unwrap_or_else(|error| panic!("{number}: {error}"));
+                    assert_eq!(&heard, b"hello");
+                    if number % 2 == 0 {
+                        assert_eq!(stream.read(&mut heard).expect("the end"), 0);
+                    } else {
+                        stream.shutdown(Shutdown::Both).expect("connected");
+                    }
+                }
+            });
+            server.join().expect("no panic");
+        });
+    }
+    within(Duration::from_secs(5), "all descriptors are closed", || descriptors(&switch) <= before);
+}
+
+fn readers_that_stand_still_lose_nothing() {
+    let (case, c1, switch) = one(&[]);
+    switch.tell(&["publish", "c1", "8080:80"]);
+    let (near, far) = connected(&c1, (&case.world, SERVER), 80);
+    let inside = c1.listen(at(C1, 80));
+    let client = case.world.connect(ANY, at(HOST, 8080), CONNECTS).expect("connected");
+    let accepted = inside.accept().expect("connected").0;
+    let page = pattern(24);
+    let streams = [("out", near, far), ("in", accepted, client)];
+    for (_, inner, outer) in &streams {
+        for stream in [inner, outer] {
+            stream.set_write_timeout(None).expect("a socket");
+        }
+    }
+    thread::scope(|scope| {
+        for (way, inner, outer) in &streams {
+            for (direction, mut from, mut to) in [("to the host", inner, outer), ("to the container", outer, inner)] {
+                let page = &page;
+                scope.spawn(move || {
+                    from.write_all(page).unwrap_or_else(|error| panic!("{way}, {direction}: {error}"));
+                    from.shutdown(Shutdown::Write).expect("connected");
+                });
+                scope.spawn(move || {
+                    thread::sleep(Duration::from_secs(10));
+                    let mut heard = Vec::new();
+                    let end = to.read_to_end(&mut heard);
+                    assert!(end.is_ok(), "{way}, {direction}: {end:?} after {} bytes", heard.len());
+                    assert!(heard == *page, "{way}, {direction}: {} of {} bytes", heard.len(), page.len());
+                });
+            }
+        }
+    });
+}
