@@ -630,7 +630,8 @@ impl Datapath {
         let (src, dst) = frame.addrs().ok_or(DropReason::Martian)?;
         let quote = Quote::parse(frame.payload()).ok_or(DropReason::IcmpUnrelated)?;
         let Some((id, direction)) = self.flows.lookup(&quote.tuple.inverse(), now) else {
-            return self.socket_error(ingress, frame, &quote, now, world);
+            let ours = self.error_to_socket(ingress, frame, &quote.tuple, now, world);
+            return if ours { Ok(()) } else { Err(DropReason::IcmpUnrelated) };
         };
         let flow = self.flows.get(id).expect("just found");
         let as_came = *flow.tuple(direction);

@@ -28,7 +28,7 @@ use super::datapath::Datapath;
 use super::forward::Ingress;
 use super::hash::Keyed;
 use super::icmp::Complaint;
-use super::nat::rewrite::{Quote, decrement_ttl};
+use super::nat::rewrite::decrement_ttl;
 use super::nat::transport_name;
 use super::network::{NetworkId, Port, PortState, Role};
 use super::port::PortId;
@@ -47,6 +47,9 @@ use crate::wire::{get16, get32};
 
 /// The host has no such address family.
 const EAFNOSUPPORT: i32 = 97;
+
+/// ICMP code of "fragmentation needed and DF set" (RFC 1191).
+const FRAGMENTATION_NEEDED: u8 = 4;
 
 /// The engines, and what they share.
 pub(super) struct SocketUplink {
@@ -246,10 +249,33 @@ impl Datapath {
     ) -> Result<(), DropReason> {
         let Ingress::Endpoint(port, network) = ingress else { return Err(DropReason::NoRoute) };
         let origin = Origin { port, network };
-        let shown = Endpoint { addr: dst, port: crate::wire::get16(frame.l4(), 2) };
+        let shown = Endpoint { addr: dst, port: get16(frame.l4(), 2) };
         self.count_to_host(frame);
         self.with_engines(now, world, |e, lower| e.tcp.input(origin, frame, shown, now, lower))
             .unwrap_or(Err(DropReason::NoUplink))
+    }
+
+    /// An ICMP error from inside about a segment that an engine sent, which `quoted` is the tuple of: a router behind the
+    /// container with a smaller MTU, or nobody there. `false`: it is about nothing of ours.
+    pub(super) fn error_to_socket(
+        &mut self,
+        ingress: Ingress,
+        frame: &Frame<'_>,
+        quoted: &FiveTuple,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> bool {
+        let (Ingress::Endpoint(_, network), Some((_, dst))) = (ingress, frame.addrs()) else { return false };
+        let (l4, quote) = (frame.l4(), frame.payload());
+        if quoted.proto != proto::TCP || dst != quoted.src || l4[icmp::TYPE] != icmp::UNREACHABLE {
+            return false;
+        }
+        let needs_fragmentation = l4[icmp::CODE] == FRAGMENTATION_NEEDED;
+        let mtu = needs_fragmentation.then(|| u32::from(get16(l4, icmp::MTU)));
+        // Addresses and ports were read from the quote: eight bytes follow its header.
+        let seq = get32(quote, usize::from(quote[0] & 0xf) * 4 + 4);
+        self.with_engines(now, world, |e, lower| e.tcp.icmp_error(quoted, network, seq, mtu, now, lower))
+            .unwrap_or(false)
     }
 
     fn count_to_host(&mut self, frame: &Frame<'_>) {
@@ -395,28 +421,6 @@ impl Datapath {
         if self.socket_uplink.is_some() {
             self.with_engines(now, world, |engines, lower| engines.tcp.flush(now, lower));
         }
-    }
-
-    /// An ICMP error of a container's side about a segment that [`tcp`] sent: a link that is too narrow, or nobody there.
-    pub(super) fn socket_error(
-        &mut self,
-        ingress: Ingress,
-        frame: &Frame<'_>,
-        quote: &Quote,
-        now: Instant,
-        world: &mut dyn World,
-    ) -> Result<(), DropReason> {
-        let (l4, inner) = (frame.l4(), frame.payload());
-        let Ingress::Endpoint(_, network) = ingress else { return Err(DropReason::IcmpUnrelated) };
-        if quote.tuple.proto != proto::TCP || l4[icmp::TYPE] != icmp::UNREACHABLE {
-            return Err(DropReason::IcmpUnrelated);
-        }
-        let mtu = (l4[icmp::CODE] == 4).then(|| u32::from(get16(l4, 6))); // RFC 1191
-        let seq = get32(inner, quote.header + 4); // a quote has eight bytes of its transport
-        let known = self
-            .with_engines(now, world, |e, lower| e.tcp.icmp_error(&quote.tuple, network, seq, mtu, now, lower))
-            .unwrap_or(false);
-        if known { Ok(()) } else { Err(DropReason::IcmpUnrelated) }
     }
 
     /// When an engine has work next.

@@ -16,7 +16,8 @@ use pontoon::wire::vnet::VnetHeader;
 
 use crate::net::{Host, Net, addr, network, publication};
 use crate::packet::{
-    ACK, FIN, ICMP, PSH, Packet, RST, SYN, Seen, TCP, UDP, frame, other, ping, query, tcp, tcp_with, udp, udp_with,
+    ACK, FIN, ICMP, PSH, Packet, RST, SYN, Seen, TCP, UDP, error, frame, other, ping, query, tcp, tcp_with, too_big,
+    udp, udp_with,
 };
 
 const SERVER: &str = "198.51.100.5:80";
@@ -24,6 +25,8 @@ const RESOLVER: &str = "198.51.100.53:5353";
 const CLIENT: &str = "203.0.113.7:5555";
 /// The host's own address.
 const OWN: &str = "192.0.2.10";
+/// An MSS of 1460 bytes.
+const MSS: [u8; 4] = [2, 4, 5, 180];
 
 fn end(text: &str) -> Endpoint {
     let (ip, port) = text.rsplit_once(':').unwrap();
@@ -67,7 +70,7 @@ impl Conn {
     #[track_caller]
     fn open(net: &mut Net, host: &Host, port: u16, to: &str) -> Conn {
         let inside = format!("{}:{port}", host.ip.unwrap());
-        net.route(host, &tcp_with(&inside, to, SYN, 999, 0, &[], &[]));
+        net.route(host, &tcp_with(&inside, to, SYN, 999, 0, &MSS, &[]));
         net.pump();
         let answer = net.got_one(host);
         assert_eq!((answer.flags(), answer.ack()), (SYN | ACK, 1000), "{answer:?}");
@@ -201,6 +204,58 @@ fn host_that_breaks_off_is_a_reset_and_never_an_end() {
     let last = net.got_one(&a);
     assert_eq!(last.flags() & (RST | FIN), RST, "{last:?}");
     assert_eq!((net.host().open(), net.flows()), (0, vec![]));
+}
+
+#[test]
+fn router_behind_a_container_makes_segments_fit_its_mtu() {
+    let mut net = lab();
+    let (a, b) = (net.attach(), net.attach());
+    let mut conn = Conn::open(&mut net, &a, 40_000, SERVER);
+    conn.talk(&mut net, SERVER);
+    net.host().send_from(end(SERVER), &[7; 400]);
+    net.host().send_from(end(SERVER), &[7; 1000]);
+    net.pump();
+    let sent = net.received(a.port);
+    let long = sent.iter().map(|out| (&out.bytes[14..], out.ip())).find(|(_, s)| s.data().len() > 400);
+    let (bytes, seen) = long.expect("a segment that is too long behind the container");
+    assert_eq!(seen.seq(), conn.ack);
+
+    // Not from another network's, nor of what was not sent.
+    let mut wrong = bytes.to_vec();
+    wrong[24..28].copy_from_slice(&seen.seq().wrapping_sub(9).to_be_bytes());
+    for quoted in [&wrong[..], &bytes[..20]] {
+        net.route(&a, &too_big("172.17.0.2", "198.51.100.5", 576, quoted));
+    }
+    net.route(&b, &too_big("172.17.0.3", "198.51.100.6", 576, bytes));
+    net.pump();
+    assert_eq!(net.got(&a), []);
+    assert_eq!((net.dropped(a.port, "icmp-unrelated"), net.dropped(b.port, "icmp-unrelated")), (2, 1));
+
+    net.route(&a, &too_big("172.17.0.2", "198.51.100.5", 576, bytes));
+    net.pump();
+    let again = net.received(a.port);
+    assert!(!again.is_empty(), "sent again");
+    for out in &again {
+        let header = out.bytes.len() - 14 - out.ip().data().len();
+        let segment = if out.vnet.gso_size > 0 { usize::from(out.vnet.gso_size) } else { out.ip().data().len() };
+        assert!(header + segment <= 576, "{header} and {segment}");
+    }
+    assert_eq!(again.iter().map(|out| out.ip().data().len()).sum::<usize>(), 1400);
+}
+
+#[test]
+fn client_of_a_container_that_cannot_be_reached_is_reset() {
+    let mut net = lab();
+    let a = net.attach();
+    net.publish("c1", Transport::Tcp, 8080, 80);
+    net.host().knock(end("192.0.2.10:8080"), end(CLIENT));
+    net.pump();
+    let (id, _) = net.host().stream(end(CLIENT));
+    let syn = net.received(a.port).remove(0);
+    net.route(&a, &error("172.17.0.2", "203.0.113.7", 3, 10, &syn.bytes[14..]));
+    net.pump();
+    assert_eq!(net.host().streams[&id].closed, Some(Close::Reset));
+    assert_eq!(net.flows(), []);
 }
 
 #[test]
@@ -883,7 +938,7 @@ fn packets() -> impl Strategy<Value = Packet> {
     let ports = (prop::sample::select(vec![1u16, 53, 80, 5000]), prop::sample::select(vec![0u16, 53, 80, 8001, 8002]));
     let data = prop::collection::vec(any::<u8>(), 0..3000);
     let flags = prop::sample::select(vec![SYN, SYN, SYN, ACK, ACK | PSH, FIN | ACK, RST, RST | ACK, SYN | ACK, 0, 63]);
-    let body = (0..8u8, flags, any::<bool>(), 0..3u32, prop::sample::select(vec![1u8, 2, 64]));
+    let body = (0..9u8, flags, any::<bool>(), 0..3u32, prop::sample::select(vec![1u8, 2, 64]));
     (inside, outside, ports, data, body).prop_map(|(src, dst, (sport, dport), data, (kind, flags, near, step, ttl))| {
         let (from, to) = (format!("{src}:{sport}"), format!("{dst}:{dport}"));
         let seq = if near { 1000 + step } else { step.wrapping_mul(0x7fff_ffff) };
@@ -891,6 +946,10 @@ fn packets() -> impl Strategy<Value = Packet> {
             0..4 => tcp_with(&from, &to, flags, seq, seq, &[], &data),
             4 | 5 => udp_with(&from, &to, &data),
             6 => ping(&src, &dst, sport),
+            7 => {
+                let quoted = tcp_with(&to, &from, ACK, seq, seq, &[], &data).bytes();
+                error(&src, &dst, 3, flags % 5, &quoted)
+            }
             _ => other(&src, &dst, 47, &data),
         }
         .ttl(ttl)

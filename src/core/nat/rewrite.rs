@@ -74,8 +74,7 @@ fn retransport(l4: &mut [u8], kind: L4, from: &FiveTuple, to: &FiveTuple, addres
 
 /// A packet quoted in an ICMP error: at least its IPv4 header and eight bytes of transport (RFC 792).
 pub struct Quote {
-    /// Bytes of its IP header.
-    pub header: usize,
+    header: usize,
     kind: L4,
     /// The tuple it carries.
     pub tuple: FiveTuple,
