@@ -67,6 +67,8 @@ pub struct Host {
     pub broadcast: HashSet<Addr>,
     /// Echo requests are forbidden.
     pub no_ping: bool,
+    /// No descriptor is left.
+    pub full: bool,
     /// There is no IPv6.
     pub no_ipv6: bool,
     next_port: u16,
@@ -301,6 +303,6 @@ impl Sockets for Host {
     }
 
     fn room(&self) -> usize {
-        10_000
+        if self.full { 0 } else { 10_000 }
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use pontoon::core::command::{
-    Answer, Applied, Command, CommandError, NetworkConfig, Publication, Query, SocketUplinkConfig, Transport,
-    UplinkConfig,
+    Answer, Applied, Command, CommandError, NetworkConfig, Publication, Query, SocketUplinkConfig, StaticRule,
+    Transport, UplinkConfig,
 };
 use pontoon::core::datapath::Config;
 use pontoon::core::socket::{Close, DatagramError, Endpoint, Failure};
@@ -204,6 +204,101 @@ fn host_that_breaks_off_is_a_reset_and_never_an_end() {
     let last = net.got_one(&a);
     assert_eq!(last.flags() & (RST | FIN), RST, "{last:?}");
     assert_eq!((net.host().open(), net.flows()), (0, vec![]));
+}
+
+#[test]
+fn host_that_does_not_read_closes_the_window_and_loses_nothing() {
+    let mut net = lab();
+    let a = net.attach();
+    let mut conn = Conn::open(&mut net, &a, 40_000, SERVER);
+    let data: Vec<u8> = (0..900_000u32).map(|n| (n % 251) as u8).collect();
+    let (mut said, mut got, mut window, mut closed) = (0, Vec::new(), 1400, 0);
+    while said < data.len() {
+        let len = 1400.min(data.len() - said);
+        if window < len {
+            closed += 1;
+            net.secs(5);
+            assert_eq!(net.got(&a), [], "nothing opens it but the host");
+            got.extend(net.host().take(end(SERVER)));
+            net.pump();
+        } else {
+            conn.send(&mut net, ACK | PSH, &data[said..said + len]);
+            (said, conn.seq) = (said + len, conn.seq.wrapping_add(len as u32));
+        }
+        let last = net.got(&a).pop().expect("an acknowledgement");
+        assert_eq!(last.ack(), conn.seq);
+        window = usize::from(last.word(14));
+    }
+    while got.len() < data.len() {
+        got.extend(net.host().take(end(SERVER)));
+        net.pump();
+    }
+    assert!(got == data && closed > 1, "{closed} times closed");
+}
+
+#[test]
+fn super_frames_cross_whole() {
+    let mut net = lab();
+    let a = net.attach();
+    let mut conn = Conn::open(&mut net, &a, 40_000, SERVER);
+    let data: Vec<u8> = (0..20_000u32).map(|n| (n % 251) as u8).collect();
+    let large = tcp_with(&conn.inside, SERVER, ACK | PSH, conn.seq, conn.ack, &[], &data).partial();
+    net.route_offloaded(&a, &large, 1460);
+    net.pump();
+    assert!(net.host().take(end(SERVER)) == data);
+    assert_eq!(net.got_one(&a).ack(), conn.seq + 20_000);
+    net.host().send_from(end(SERVER), &data);
+    conn.seq += 20_000;
+    net.pump();
+    let out = net.received(a.port);
+    assert_eq!((out.len(), out[0].vnet.gso_size), (1, 1460));
+    assert!(out[0].ip().data() == data);
+
+    net.route_offloaded(&a, &udp_with("172.17.0.2:5000", RESOLVER, &data[..14_500]).partial(), 1400);
+    let sent = net.host().sent.clone();
+    assert_eq!((sent.len(), sent[0].how.segment.map(u16::from)), (1, Some(1400)));
+    assert!(sent[0].payload == data[..14_500]);
+}
+
+#[test]
+fn host_without_descriptors_is_counted_and_keeps_what_it_has() {
+    let mut net = lab();
+    let a = net.attach();
+    let mut conn = Conn::open(&mut net, &a, 40_000, SERVER);
+    net.host().full = true;
+    net.route(&a, &tcp("172.17.0.2:40001", SERVER, SYN));
+    net.pump();
+    assert_eq!((net.got(&a), net.dropped(a.port, "no-socket")), (vec![], 1));
+    net.route(&a, &udp("172.17.0.2:1", RESOLVER));
+    assert_eq!((told(&mut net, &a), net.dropped(a.port, "ports-exhausted")), ((3, 13), 1));
+    conn.talk(&mut net, SERVER);
+    net.host().full = false;
+    Conn::open(&mut net, &a, 40_001, "198.51.100.5:81").talk(&mut net, "198.51.100.5:81");
+}
+
+#[test]
+fn static_rule_leads_elsewhere_and_answers_come_from_where_was_asked() {
+    let mut net = lab();
+    let a = net.attach();
+    // Also an address that no socket may go to.
+    for (dst, proto) in
+        [("203.0.113.50", Transport::Tcp), ("169.254.1.1", Transport::Tcp), ("169.254.1.1", Transport::Udp)]
+    {
+        let (dst, to) = (addr(dst), addr("198.51.100.5"));
+        net.apply(Command::AddRule(StaticRule::Dnat { proto, dst, port: 7, to, to_port: 80 }));
+    }
+    for (port, dst) in [(40_000, "203.0.113.50:7"), (40_001, "169.254.1.1:7")] {
+        let mut conn = Conn::open(&mut net, &a, port, dst);
+        conn.talk(&mut net, SERVER);
+        conn.send(&mut net, RST | ACK, &[]);
+    }
+    for _ in 0..2 {
+        let at = ask(&mut net, &a, 5000, "169.254.1.1:7", b"question");
+        assert_eq!(net.host().sent.last().unwrap().to, end(SERVER));
+        net.host().datagram(end(SERVER), at, b"answer");
+        net.pump();
+        assert_eq!(net.got_one(&a).from(), "169.254.1.1:7");
+    }
 }
 
 #[test]
@@ -819,7 +914,6 @@ fn listing_goes_through_all_kinds_of_flows_by_pages() {
 #[test]
 fn containers_with_the_same_ports_do_not_mix() {
     let mut net = lab();
-    net.add_network(network("other", "172.18.0.0/16"));
     let (a, b) = (net.attach(), net.attach());
     let mut conns = [Conn::open(&mut net, &a, 40_000, SERVER), Conn::open(&mut net, &b, 40_000, "198.51.100.5:81")];
     let peers = [SERVER, "198.51.100.5:81"];
