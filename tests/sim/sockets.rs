@@ -851,6 +851,31 @@ fn detached_container_takes_its_sockets_with_it_and_no_others() {
 }
 
 #[test]
+fn successor_with_the_same_address_inherits_nothing() {
+    let mut net = lab();
+    let a = net.attach();
+    // One that is over, of which segments may still be about, and one that is not.
+    let mut over = Conn::open(&mut net, &a, 40_000, SERVER);
+    net.host().end_from(end(SERVER));
+    net.pump();
+    over.heard(&mut net);
+    over.finish(&mut net);
+    assert_eq!(net.got_one(&a).ack(), over.seq);
+    Conn::open(&mut net, &a, 40_001, "198.51.100.5:81");
+    let at = ask(&mut net, &a, 5000, RESOLVER, b"question");
+    detach(&mut net, &a);
+    assert_eq!(net.host().open(), 0);
+
+    let b = net.attach();
+    assert_eq!(b.ip, a.ip);
+    assert_ne!(ask(&mut net, &b, 5000, "198.51.100.54:53", b"question"), at);
+    for (port, to) in [(40_000, SERVER), (40_001, "198.51.100.5:81")] {
+        Conn::open(&mut net, &b, port, to).talk(&mut net, to);
+    }
+    assert!(net.flows().iter().all(|f| f.name == "c2"), "{:?}", net.flows());
+}
+
+#[test]
 fn flushed_container_keeps_its_published_ports() {
     let mut net = lab();
     let (a, b) = (net.attach(), net.attach());
