@@ -26,7 +26,11 @@ pub const CLAIMS: &[Claim] = claims![
     without_ping_sockets_a_ping_is_refused needs "ping",
     traceroute_sees_the_gateway_and_then_the_hosts_route needs "traceroute",
     a_killed_switch_ends_connections_by_an_error,
+    a_container_that_goes_ends_its_connections_by_an_error,
     data_that_a_server_left_unread_is_a_reset_inside,
+    what_cannot_be_reached_is_told_as_the_host_was_told,
+    a_datagram_of_every_size_crosses,
+    a_port_whose_container_refuses_opens_again_when_it_listens,
     a_request_that_ends_first_gets_its_whole_answer needs "nc",
     the_hosts_loopback_is_reached_by_its_own_address_alone,
     a_port_below_1024_without_the_right_is_refused_in_a_line needs "setpriv",
@@ -292,6 +296,123 @@ fn a_killed_switch_ends_connections_by_an_error() {
         let error = end.expect_err("a connection that was cut has no end");
         assert!(is_cut(&error), "in the container: {error}");
     });
+}
+
+fn a_container_that_goes_ends_its_connections_by_an_error() {
+    let case = Case::new();
+    case.connect_host();
+    let switch = case.switch_over_sockets(&[]);
+    // By its own end, and by that of the switch.
+    for way in ["detach", "shutdown"] {
+        let c1 = case.netns(way);
+        switch.attach("c1", &c1, &["-p", "8080:80", "--ip", "172.17.0.2"]);
+        let inside = c1.listen(at(C1, 80));
+        let out = connected(&c1, (&case.world, SERVER), 80);
+        let client = case.world.connect(ANY, at(HOST, 8080), CONNECTS).expect("connected");
+        let accepted = inside.accept().expect("connected").0;
+        let connections = [(out.0, out.1), (accepted, client)];
+        for (near, far) in &connections {
+            say(near, far, "hello").expect("heard");
+            // More than fits, so that it is cut in the middle.
+            near.set_write_timeout(Some(Duration::from_millis(300))).expect("a socket");
+            let error = (&mut &*near).write_all(&pattern(32)).expect_err("nobody reads");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        match way {
+            "detach" => drop(switch.tell(&["detach", "c1"])),
+            _ => {
+                switch.tell(&["shutdown"]);
+                assert_eq!(switch.ended(), 0);
+            }
+        }
+        for (_, mut far) in connections {
+            let end = far.read_to_end(&mut Vec::new());
+            assert!(end.as_ref().is_err_and(is_cut), "{way}: {end:?}");
+        }
+    }
+}
+
+fn what_cannot_be_reached_is_told_as_the_host_was_told() {
+    let (case, c1, _switch) = one(&[]);
+    case.world.sysctl("ipv4.ip_forward", "1");
+    case.world.ip(
+        "route add unreachable 203.0.113.1/32\nroute add prohibit 203.0.113.2/32\nroute add blackhole 203.0.113.3/32",
+    );
+    let mut wrong = Vec::new();
+    // The host's own table says that there is no way.
+    case.host.ip("route add unreachable 203.0.113.4/32");
+    // A UDP socket hears of what will not pass by itself alone (ip(7)). Routers limit what they say
+    // of it, so each is asked for once.
+    for (address, port, tcp, udp) in [
+        ([198, 51, 100, 5], 81, "refused", "refused"),
+        ([203, 0, 113, 1], 80, "host unreachable", ""),
+        ([203, 0, 113, 2], 80, "host unreachable", ""),
+        ([203, 0, 113, 3], 80, "silence", ""),
+        ([203, 0, 113, 4], 80, "network unreachable", ""),
+        ([169, 254, 169, 254], 80, "host unreachable", "host unreachable"),
+        ([255, 255, 255, 254], 80, "host unreachable", "host unreachable"),
+    ] {
+        let to = at(address.into(), port);
+        let near = told(c1.connect(ANY, to, Duration::from_millis(600)).map(|_| "connected"));
+        if near != tcp {
+            wrong.push((to, "TCP", near));
+        }
+        if !udp.is_empty() {
+            let asker = c1.udp(ANY);
+            asker.connect(to);
+            asker.send("hello", to).expect("sent");
+            let heard = told(asker.recv_within(Duration::from_millis(600)).map(|(text, _)| text));
+            if heard != udp {
+                wrong.push((to, "UDP", heard));
+            }
+        }
+    }
+    assert_eq!(wrong, []);
+}
+
+fn a_datagram_of_every_size_crosses() {
+    let (case, c1, switch) = one(&[]);
+    switch.tell(&["publish", "c1", "7000:7/udp"]);
+    let pairs = [
+        (c1.udp(ANY), case.world.udp(at(SERVER, 53)), at(SERVER, 53)),
+        (case.world.udp(ANY), c1.udp(at(C1, 7)), at(HOST, 7000)),
+    ];
+    for size in [0, 1, 1471, 1472, 1473, 9000, 65_507] {
+        let text = "d".repeat(size);
+        for (asker, server, to) in &pairs {
+            asker.send(&text, *to).expect("sent");
+            server.echo().unwrap_or_else(|error| panic!("{size} to {to}: {error}"));
+            let (heard, from) = asker.recv().unwrap_or_else(|error| panic!("{size} from {to}: {error}"));
+            assert_eq!((heard.len(), from), (size, SocketAddr::V4(*to)));
+        }
+    }
+}
+
+fn a_port_whose_container_refuses_opens_again_when_it_listens() {
+    let (case, c1, switch) = one(&[]);
+    switch.tell(&["publish", "c1", "8080:80"]);
+    let dial = || case.world.connect(ANY, at(HOST, 8080), CONNECTS);
+    // The kernel completes the first connection before anybody knows.
+    let end = dial().and_then(|mut client| client.read(&mut [0]));
+    assert!(end.as_ref().is_err_and(is_cut), "{end:?}");
+    soon("the next are refused", || told(dial().map(|_| "connected")) == "refused");
+    let inside = c1.listen(at(C1, 80));
+    let mut client = None;
+    within(Duration::from_secs(5), "the port opens again", || {
+        client = dial().ok();
+        client.is_some()
+    });
+    let client = client.expect("just so");
+    // The switch may have asked whether anybody listens: those came from no client and said nothing.
+    let own = client.local_addr().expect("connected");
+    let accepted = loop {
+        let (stream, from) = inside.accept().expect("connected");
+        if from == own {
+            break stream;
+        }
+    };
+    say(&client, &accepted, "hello").expect("heard");
+    say(&accepted, &client, "hello to you").expect("heard");
 }
 
 fn data_that_a_server_left_unread_is_a_reset_inside() {
