@@ -295,7 +295,7 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
                 .map_err(failed("cannot prepare for sockets of the host"))?;
             reactor.wire.sockets = Some(sockets);
             if !sockets::may_ping() {
-                log::warn!(
+                log::info!(
                     "containers cannot ping the world: net.ipv4.ping_group_range holds no group of this user; to cure it, \
                      as root: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
                 );
