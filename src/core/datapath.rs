@@ -136,13 +136,7 @@ impl Datapath {
         let mut half = [0; 16];
         half.copy_from_slice(&seed[16..]);
         let key = Keyed::new(half);
-        let mut fresh = || {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&random.next_u64().to_le_bytes());
-            bytes[8..].copy_from_slice(&random.next_u64().to_le_bytes());
-            bytes
-        };
-        let (flow_key, frag_key, nat_key) = (fresh(), fresh(), fresh());
+        let (flow_key, frag_key, nat_key) = (random.next_key(), random.next_key(), random.next_key());
         Datapath {
             ports: Ports::default(),
             networks: Vec::new(),

@@ -45,6 +45,14 @@ impl Random {
         self.hasher.hash(&self.counter.to_le_bytes())
     }
 
+    /// Sixteen bytes: a key.
+    pub fn next_key(&mut self) -> [u8; 16] {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.next_u64().to_le_bytes());
+        key[8..].copy_from_slice(&self.next_u64().to_le_bytes());
+        key
+    }
+
     /// A number below `bound`, which is at least 1.
     pub fn below(&mut self, bound: u32) -> u32 {
         (((self.next_u64() >> 32) * u64::from(bound)) >> 32) as u32 // below `bound` by construction

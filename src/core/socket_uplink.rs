@@ -166,19 +166,13 @@ impl Datapath {
         (port.state, port.caps) = (PortState::Up, Caps::FULL);
         let port =
             self.ports.insert(port).ok_or(CommandError::Full { what: "ports", limit: super::network::MAX_PORTS })?;
-        let mut secret = || {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&self.random.next_u64().to_le_bytes());
-            bytes[8..].copy_from_slice(&self.random.next_u64().to_le_bytes());
-            bytes
-        };
         self.socket_uplink = Some(Box::new(SocketUplink {
             port,
-            tcp: tcp::Tcp::new(config.tcp.clone(), secret()),
-            udp: udp::Udp::new(config.udp.clone(), secret(), now),
-            ping: ping::Ping::new(config.ping.clone(), secret(), now),
+            tcp: tcp::Tcp::new(config.tcp.clone(), self.random.next_key()),
+            udp: udp::Udp::new(config.udp.clone(), self.random.next_key(), now),
+            ping: ping::Ping::new(config.ping.clone(), self.random.next_key(), now),
             policy: Policy::new(config.policy),
-            reassembly: Reassembly::new(secret()),
+            reassembly: Reassembly::new(self.random.next_key()),
             ids: Ids::default(),
             doors: HashMap::with_hasher(self.key.clone()),
         }));

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::ids::Owner;
 pub use super::udp::Limits;
-use super::udp::errors::{self, About, Errors};
+use super::udp::errors::{self, About, Drained, Errors};
 use super::udp::packet::{self, Arrived, Identifications, Quote};
 use super::udp::table::{Begun, Flow, Kind, New, Table, Timeouts, Way};
 use super::udp::{FlowRow, close_all, deliver, row};
@@ -35,14 +35,10 @@ use crate::wire::{get16, put16};
 
 /// Linux `nf_conntrack_icmp_timeout`.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Offset of the sequence number in an echo message.
-const SEQUENCE: usize = 6;
 /// The longest ICMP message, bytes.
 const MAX_MESSAGE: usize = 65_535 - ipv4::MIN_LEN;
 /// Calls of `recv_from` before others get their turn.
 const RECEIVED_AT_ONCE: usize = 64;
-/// ICMP errors read before others get their turn; more than a traceroute has under way.
-const ERRORS_AT_ONCE: usize = 64;
 /// What stands for the port of who answers, in listings: the type and code of a request.
 const REQUEST: u16 = (icmp::ECHO as u16) << 8;
 
@@ -309,38 +305,12 @@ impl Ping {
             let about = About { src, dst, proto: proto::ICMP, quote: &quote };
             self.errors.complain(network, &about, complaint, now, lower);
         }
-        Err(match why {
-            Failure::WouldBlock | Failure::NoMemory => DropReason::HostBusy,
-            Failure::TooLong => DropReason::NeedsFragmentation,
-            Failure::HostUnreachable | Failure::NetUnreachable => DropReason::NoRoute,
-            _ => DropReason::HostRefused,
-        })
+        Err(errors::drop_reason(why))
     }
 
     /// Reads a socket's error queue and tells its container.
     fn drain(&mut self, at: u32, now: Instant, lower: &mut dyn Lower) -> Drained {
-        let mut drained = Drained { told: None, any: false, exhausted: false };
-        let Some(id) = self.table.socket(at).map(|s| s.id) else { return Drained { exhausted: true, ..drained } };
-        for _ in 0..ERRORS_AT_ONCE {
-            let Some(error) = lower.sockets().next_error(id) else {
-                return Drained { exhausted: true, ..drained };
-            };
-            drained.any = true;
-            // An ICMP error neither refreshes a flow nor ends it (I6).
-            if let Some(about) = self.table.about_peer(at, Endpoint { addr: error.to.addr, port: 0 })
-                && let Some(flow) = self.table.flow(about)
-            {
-                let mut quote = flow.last;
-                if let Some(sequence) = error.sequence {
-                    put16(&mut quote.l4, SEQUENCE, sequence);
-                }
-                self.errors.relay(flow, proto::ICMP, &quote, &error, now, lower);
-                if error.icmp.is_err() {
-                    drained.told = Some(about);
-                }
-            }
-        }
-        drained
+        self.errors.drain(&self.table, at, proto::ICMP, now, lower)
     }
 
     /// Receives what has come to a socket; `true`: there may be more.
@@ -399,16 +369,6 @@ impl Ping {
         }
         Ok(())
     }
-}
-
-/// What became of an error queue.
-struct Drained {
-    /// The flow of the last error that was about a request which the host itself refused.
-    told: Option<u32>,
-    /// Was there anything?
-    any: bool,
-    /// Is it empty now?
-    exhausted: bool,
 }
 
 #[cfg(test)]

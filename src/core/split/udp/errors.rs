@@ -10,23 +10,29 @@
 //! ([`Limiter`]).
 
 use crate::core::bridge::bucket::Bucket;
+use crate::core::counters::DropReason;
 use crate::core::hash::Keyed;
 use crate::core::icmp::{self as errors, Complaint, Limiter};
 use crate::core::network::NetworkId;
-use crate::core::socket::{DatagramError, Failure, RouteKind};
+use crate::core::socket::{DatagramError, Endpoint, Failure, RouteKind};
 use crate::core::split::{Lower, policy};
 use crate::core::time::Instant;
 use crate::frame::{Frame, HEADROOM, Link};
 use crate::wire::addr::Addr;
-use crate::wire::ip::icmp;
+use crate::wire::ip::{self, icmp};
+use crate::wire::put16;
 
 use super::packet::Quote;
-use super::table::Flow;
+use super::table::{Flow, Table};
 
 /// Errors of others that a container is told in a second, and at once.
 const RELAYED: u32 = 100;
 /// Containers whose rates are kept apart; two that share a slot share their allowance.
 const SLOTS: usize = 256;
+/// ICMP errors read before others get their turn; more than a traceroute has under way.
+const ERRORS_AT_ONCE: usize = 64;
+/// Where an echo request has its sequence number (RFC 792).
+const SEQUENCE: usize = 6;
 /// The longest ICMP error, bytes (RFC 1812 4.3.2.3).
 const MAX_ERROR: usize = 576;
 
@@ -52,6 +58,34 @@ impl Errors {
     pub fn new(key: Keyed, now: Instant) -> Errors {
         let relayed = vec![Bucket::new(RELAYED, RELAYED, now); SLOTS].into_boxed_slice();
         Errors { own: Limiter::new(key, now), relayed }
+    }
+
+    /// Reads the error queue of socket `at` and tells its container.
+    pub fn drain(&mut self, table: &Table, at: u32, proto: u8, now: Instant, lower: &mut dyn Lower) -> Drained {
+        let mut drained = Drained { told: None, any: false, exhausted: false };
+        let Some(id) = table.socket(at).map(|s| s.id) else { return Drained { exhausted: true, ..drained } };
+        for _ in 0..ERRORS_AT_ONCE {
+            let Some(error) = lower.sockets().next_error(id) else {
+                return Drained { exhausted: true, ..drained };
+            };
+            drained.any = true;
+            // A peer of echo requests has no port.
+            let peer = if proto == ip::proto::ICMP { Endpoint { port: 0, ..error.to } } else { error.to };
+            // An ICMP error neither refreshes a flow nor ends it (U12, I6).
+            if let Some(about) = table.about_peer(at, peer)
+                && let Some(flow) = table.flow(about)
+            {
+                let mut quote = flow.last;
+                if let Some(sequence) = error.sequence {
+                    put16(&mut quote.l4, SEQUENCE, sequence);
+                }
+                self.relay(flow, proto, &quote, &error, now, lower);
+                if error.icmp.is_err() {
+                    drained.told = Some(about);
+                }
+            }
+        }
+        drained
     }
 
     /// Tells the container of `flow` what the host says about a datagram of its. `false`: there is nothing to tell.
@@ -101,6 +135,33 @@ impl Errors {
             let quoted = about.quote.write(about.src, about.dst, about.proto, None);
             send(gateway, about.src, network, complaint, &quoted, lower);
         }
+    }
+}
+
+/// What became of an error queue.
+pub(in crate::core::split) struct Drained {
+    /// The flow of the last error that was about a datagram which the host itself refused.
+    pub told: Option<u32>,
+    /// Was there anything?
+    pub any: bool,
+    /// Is it empty now?
+    pub exhausted: bool,
+}
+
+/// Under what a datagram is counted that the host refused to send.
+pub(in crate::core::split) fn drop_reason(why: Failure) -> DropReason {
+    match why {
+        Failure::WouldBlock | Failure::NoMemory => DropReason::HostBusy,
+        Failure::TooLong => DropReason::NeedsFragmentation,
+        Failure::HostUnreachable | Failure::NetUnreachable => DropReason::NoRoute,
+        Failure::Refused
+        | Failure::Reset
+        | Failure::TimedOut
+        | Failure::Prohibited
+        | Failure::NoAddress
+        | Failure::InUse
+        | Failure::NoFiles
+        | Failure::Other(_) => DropReason::HostRefused,
     }
 }
 

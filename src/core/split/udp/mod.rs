@@ -44,7 +44,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use self::errors::{About, Errors, is_hidden};
+use self::errors::{About, Drained, Errors, is_hidden};
 use self::packet::{Arrived, HEADERS, Identifications, MAX_DATA, Quote};
 use self::table::{Begun, Flow, Kind, New, Rank, Spared, Table, Way};
 use super::ids::Owner;
@@ -73,8 +73,6 @@ const DNS_LINGER: Duration = Duration::from_secs(2);
 const SEGMENTS_AT_ONCE: usize = 64;
 /// Calls of `recv_from`, and bytes, before others get their turn.
 const RECEIVED_AT_ONCE: (usize, usize) = (64, 256 << 10);
-/// ICMP errors read before others get their turn; more than a traceroute has under way.
-const ERRORS_AT_ONCE: usize = 64;
 /// Attempts to find a free port for a client that looks like another.
 const PORT_ATTEMPTS: usize = 64;
 /// The first port that a client may be shown with whose own is taken.
@@ -440,42 +438,12 @@ impl Udp {
             let about = About { src, dst, proto: proto::UDP, quote: &flow.last };
             self.errors.complain(flow.origin.network, &about, complaint, now, lower);
         }
-        match refusal.why {
-            Failure::WouldBlock | Failure::NoMemory => DropReason::HostBusy,
-            Failure::TooLong => DropReason::NeedsFragmentation,
-            Failure::HostUnreachable | Failure::NetUnreachable => DropReason::NoRoute,
-            Failure::Refused
-            | Failure::Reset
-            | Failure::TimedOut
-            | Failure::Prohibited
-            | Failure::NoAddress
-            | Failure::InUse
-            | Failure::NoFiles
-            | Failure::Other(_) => DropReason::HostRefused,
-        }
+        errors::drop_reason(refusal.why)
     }
 
     /// Reads a socket's error queue and tells its container.
     fn drain(&mut self, at: u32, now: Instant, lower: &mut dyn Lower) -> Drained {
-        let mut drained = Drained { told: None, any: false, exhausted: false };
-        let Some(id) = self.table.socket(at).map(|s| s.id) else { return Drained { exhausted: true, ..drained } };
-        for _ in 0..ERRORS_AT_ONCE {
-            let Some(error) = lower.sockets().next_error(id) else {
-                return Drained { exhausted: true, ..drained };
-            };
-            drained.any = true;
-            // An ICMP error neither refreshes a flow nor ends it (U12).
-            if let Some(about) = self.table.about_peer(at, error.to)
-                && let Some(flow) = self.table.flow(about)
-            {
-                let quote = flow.last;
-                self.errors.relay(flow, proto::UDP, &quote, &error, now, lower);
-                if error.icmp.is_err() {
-                    drained.told = Some(about);
-                }
-            }
-        }
-        drained
+        self.errors.drain(&self.table, at, proto::UDP, now, lower)
     }
 
     /// Receives what has come to a socket; `true`: there may be more.
@@ -606,16 +574,6 @@ impl Udp {
 struct Refusal {
     why: Failure,
     told: bool,
-}
-
-/// What became of an error queue.
-struct Drained {
-    /// The flow of the last error that was about a datagram which the host itself refused.
-    told: Option<u32>,
-    /// Was there anything?
-    any: bool,
-    /// Is it empty now?
-    exhausted: bool,
 }
 
 /// Closes sockets and frees their names.
