@@ -20,7 +20,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use pontoon::core::command::{Query, SocketUplinkConfig};
 use pontoon::core::datapath;
 use pontoon::core::socket::{
-    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Mark, Ready, Received, RouteKind, SendHow, SocketId,
     Sockets,
 };
 use pontoon::io::netcfg::{self, Config, Route};
@@ -140,7 +140,7 @@ fn a_refused_connection_is_told_as_refused() {
     let mut host = Host::new();
     let id = host.id();
     let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-    let refused = host.sockets.connect(id, endpoint(closed)).and_then(|()| {
+    let refused = host.sockets.connect(id, endpoint(closed), MARK).and_then(|()| {
         host.wait(id, |ready| ready.writable);
         host.sockets.outcome(id)
     });
@@ -151,7 +151,7 @@ fn an_address_without_a_route_is_unreachable() {
     let mut host = Host::new();
     let id = host.id();
     let nowhere = Endpoint { addr: addr("203.0.113.1"), port: 80 };
-    assert_eq!(host.sockets.connect(id, nowhere), Err(Failure::NetUnreachable));
+    assert_eq!(host.sockets.connect(id, nowhere, MARK), Err(Failure::NetUnreachable));
     assert_eq!(host.sockets.outcome(id), Err(Failure::Other(libc::EBADF)), "no socket was left");
 }
 
@@ -220,7 +220,7 @@ fn end_after_kill(finished: bool) -> Result<Vec<u8>, std::io::ErrorKind> {
     let mut child = process::fork(&[say.as_fd()], || {
         let mut host = Host::new();
         let id = host.id();
-        host.sockets.connect(id, to).expect("connecting");
+        host.sockets.connect(id, to, MARK).expect("connecting");
         host.wait(id, |ready| ready.writable);
         host.sockets.send(id, b"data").expect("sent");
         if finished {
@@ -324,7 +324,7 @@ fn an_id_of_another_use_reaches_nobody() {
     assert_eq!(host.sockets.send(later, b"x"), Err(Failure::Other(libc::EBADF)));
     host.sockets.close(later, Close::Reset);
     assert_eq!(host.sockets.send(id, b"x"), Ok(1));
-    let taken = host.sockets.connect(later, Endpoint { addr: addr("127.0.0.1"), port: 1 });
+    let taken = host.sockets.connect(later, Endpoint { addr: addr("127.0.0.1"), port: 1 }, MARK);
     assert_eq!(taken, Err(Failure::Other(libc::EEXIST)));
 }
 
@@ -339,7 +339,7 @@ fn without_descriptors_a_listener_tries_again_when_one_is_free() {
     assert_eq!(host.sockets.accept(listener, id), Err(Failure::NoFiles));
     let refused = host.id();
     assert_eq!(
-        host.sockets.connect(refused, Endpoint { addr: addr("127.0.0.1"), port }),
+        host.sockets.connect(refused, Endpoint { addr: addr("127.0.0.1"), port }, MARK),
         Err(Failure::NoFiles),
         "told apart from a lack of ports"
     );
@@ -374,7 +374,7 @@ fn local_ports_come_from_changing_windows() {
     let mut windows = std::collections::BTreeSet::new();
     for _ in 0..32 {
         let id = host.id();
-        host.sockets.connect(id, to).expect("connecting");
+        host.sockets.connect(id, to, MARK).expect("connecting");
         let (peer, from) = listener.accept().expect("accepted");
         assert!((first..=last).contains(&from.port()));
         windows.insert((from.port() - first) / 64);
@@ -394,14 +394,14 @@ fn a_full_window_of_ports_gives_way_to_the_next() {
     let mut ports = std::collections::BTreeSet::new();
     for _ in 0..128 {
         let id = host.id();
-        host.sockets.connect(id, to).expect("a port is left");
+        host.sockets.connect(id, to, MARK).expect("a port is left");
         let (peer, from) = listener.accept().expect("accepted");
         ports.insert(from.port());
         peers.push(peer);
     }
     assert_eq!(ports.len(), 128);
     let id = host.id();
-    assert_eq!(host.sockets.connect(id, to), Err(Failure::NoAddress));
+    assert_eq!(host.sockets.connect(id, to, MARK), Err(Failure::NoAddress));
     drop(range);
 }
 
@@ -436,7 +436,7 @@ fn connections_leave_from_the_address_that_was_chosen() {
     let mut host = Host::with(Options { outbound_v4: Some(addr("192.0.2.2")), ..Options::default() });
     let listener = TcpListener::bind("192.0.2.1:0").expect("a listener");
     let id = host.id();
-    host.sockets.connect(id, endpoint(listener.local_addr().expect("its address"))).expect("connecting");
+    host.sockets.connect(id, endpoint(listener.local_addr().expect("its address")), MARK).expect("connecting");
     let (_peer, from) = listener.accept().expect("accepted");
     assert_eq!(endpoint(from).addr, addr("192.0.2.2"));
 
@@ -459,7 +459,7 @@ fn connections_leave_by_the_interface_that_was_chosen() {
     let protocols = |options: Options| {
         let mut host = Host::with(options);
         let id = host.id();
-        assert_eq!(host.sockets.connect(id, far), Ok(()));
+        assert_eq!(host.sockets.connect(id, far, MARK), Ok(()));
         let id = host.open(Datagrams::Udp, "0.0.0.0").0;
         assert_eq!(host.sockets.send_to(id, far, b"x", &PLAIN), Ok(()));
         let mut packet = [0; 2000];
@@ -492,6 +492,7 @@ fn options_that_the_host_does_not_have_are_named() {
 // ---- UDP
 
 /// Nothing asked for.
+const MARK: Mark = Mark { ttl: 64, tos: 0 };
 const PLAIN: SendHow = SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 64, from: None };
 
 fn a_datagram_comes_with_what_its_header_said() {
@@ -889,7 +890,7 @@ impl Host {
         let listener = TcpListener::bind((at, 0)).expect("a listener");
         let id = self.id();
         let to = endpoint(listener.local_addr().expect("its address"));
-        self.sockets.connect(id, to).expect("connecting");
+        self.sockets.connect(id, to, MARK).expect("connecting");
         self.wait(id, |ready| ready.writable);
         assert_eq!(self.sockets.outcome(id), Ok(()));
         let (peer, _) = listener.accept().expect("accepted");

@@ -77,6 +77,15 @@ pub enum Failure {
     Other(i32),
 }
 
+/// How a connection's packets are marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Time to live; 0 counts as 1.
+    pub ttl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+}
+
 /// How a socket is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
@@ -169,10 +178,10 @@ pub enum RouteKind {
 /// The host's sockets. Every `id` was made by the core, and is the caller's to close; a call with one that is not open
 /// answers `Failure::Other(EBADF)`.
 pub trait Sockets {
-    /// Begins a TCP connection. It is under way when this is `Ok`: [`Ready::writable`] tells that it is decided, and
-    /// [`Sockets::outcome`] how. The socket is set up so that whatever ends it before [`Sockets::finish`] resets it, sends
-    /// without delay, and keeps urgent data in line.
-    fn connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Failure>;
+    /// Begins a TCP connection, its first packet marked already. It is under way when this is `Ok`: [`Sockets::outcome`]
+    /// tells how it is decided, perhaps at once, and [`Ready::writable`] that it is worth asking. The socket is set up so
+    /// that whatever ends it before [`Sockets::finish`] resets it, sends without delay, and keeps urgent data in line.
+    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure>;
 
     /// Is it connected? `WouldBlock`: not decided yet.
     fn outcome(&mut self, id: SocketId) -> Result<(), Failure>;
@@ -200,8 +209,8 @@ pub trait Sockets {
     /// No more data follows (`shutdown(SHUT_WR)`); from now on a close is orderly.
     fn finish(&mut self, id: SocketId) -> Result<(), Failure>;
 
-    /// Sets time to live and type of service of a connection's packets; the host may ignore it.
-    fn mark(&mut self, id: SocketId, ttl: u8, tos: u8);
+    /// Sets how a connection's packets are marked; the host may ignore it.
+    fn mark(&mut self, id: SocketId, mark: Mark);
 
     /// Asks the host to probe an idle peer (SO_KEEPALIVE).
     fn keepalive(&mut self, id: SocketId);

@@ -35,7 +35,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 use rustix::process::Resource;
 
 use crate::core::socket::{
-    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Mark, Ready, Received, RouteKind, SendHow, SocketId,
     Sockets,
 };
 use crate::core::time::Instant;
@@ -419,11 +419,8 @@ impl HostSockets {
         if place.as_ref()?.id != id {
             return None;
         }
+        // Closing it, which follows, takes it out of epoll: nobody else has this descriptor.
         let entry = place.take()?;
-        let fd = entry.raw_fd();
-        if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {
-            log::debug!("socket {:x} was not watched any more: {error}", id.0);
-        }
         self.open -= 1;
         match &entry.kind {
             Kind::Stream(stream) => self.accepted -= usize::from(stream.accepted),
@@ -450,9 +447,9 @@ fn watch_again(registry: &Registry, id: SocketId, fd: i32, interest: Interest) {
 }
 
 impl Sockets for HostSockets {
-    fn connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure> {
         self.may_open(id, self.reserved())?;
-        let fd = stream::connect(to, &self.outbound, &mut self.windows).map_err(failure_of)?;
+        let fd = stream::connect(to, mark, &self.outbound, &mut self.windows).map_err(failure_of)?;
         self.insert(id, Kind::Stream(Stream::new(fd, to.addr.is_v4(), false)))
     }
 
@@ -532,9 +529,9 @@ impl Sockets for HostSockets {
         Ok(())
     }
 
-    fn mark(&mut self, id: SocketId, ttl: u8, tos: u8) {
+    fn mark(&mut self, id: SocketId, mark: Mark) {
         if let Ok(stream) = self.stream(id)
-            && let Err(error) = stream::mark(&stream.fd, stream.v4, ttl, tos)
+            && let Err(error) = stream::mark(&stream.fd, stream.v4, mark)
         {
             log::debug!("socket {:x} keeps its time to live and type of service: {error}", id.0);
         }
@@ -592,7 +589,7 @@ impl Sockets for HostSockets {
     fn close(&mut self, id: SocketId, how: Close) {
         match (self.remove(id), how) {
             (None, _) => return,
-            (Some(Kind::Stream(stream)), Close::Orderly) => stream::close_orderly(stream.fd),
+            (Some(Kind::Stream(stream)), Close::Orderly) => stream::close_orderly(stream.fd, stream.finished),
             (Some(Kind::Stream(stream)), Close::Reset) => stream::close_reset(stream.fd),
             (Some(Kind::Listener { .. } | Kind::Datagram(_)), _) => {}
         }

@@ -10,7 +10,6 @@ mod bed;
 mod hostile;
 mod lives;
 #[path = "../netns/ns.rs"]
-#[expect(dead_code, reason = "shared: each of the tests uses its part")]
 mod ns;
 #[path = "../netns/packet.rs"]
 #[expect(dead_code, reason = "shared: each of the tests uses its part")]

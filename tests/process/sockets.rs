@@ -25,6 +25,7 @@ pub const CLAIMS: &[Claim] = claims![
     ping_crosses_small_and_large needs "ping",
     without_ping_sockets_a_ping_is_refused needs "ping",
     traceroute_sees_the_gateway_and_then_the_hosts_route needs "traceroute",
+    a_connection_is_marked_from_its_first_packet needs "nc" "nft",
     a_killed_switch_ends_connections_by_an_error,
     a_container_that_goes_ends_its_connections_by_an_error,
     data_that_a_server_left_unread_is_a_reset_inside,
@@ -266,6 +267,19 @@ fn traceroute_sees_the_gateway_and_then_the_hosts_route() {
             assert_eq!(seen, hops, "{how:?}: {out}");
         }
     }
+}
+
+/// The gateway is a hop: what leaves the container with a time to live of 9 leaves the host with 8.
+fn a_connection_is_marked_from_its_first_packet() {
+    let (case, c1, _switch) = one(&[]);
+    case.world.nft(
+        "table ip look { counter syns {}; chain in { type filter hook input priority 0; \
+         tcp flags & (syn|ack) == syn ip ttl 8 ip dscp ef counter name syns\n}\n}",
+    );
+    let _listener = case.world.listen(at(SERVER, 80));
+    run(&c1, "nc", &["-z", "-w", "2", "-M", "9", "-T", "ef", &SERVER.to_string(), "80"]);
+    let counted = case.world.run("nft", &["list", "counter", "ip", "look", "syns"], "");
+    assert!(counted.contains("packets 1 "), "{counted}");
 }
 
 fn a_killed_switch_ends_connections_by_an_error() {

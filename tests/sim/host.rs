@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use pontoon::core::socket::{
-    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId,
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Mark, Ready, Received, RouteKind, SendHow, SocketId,
     Sockets,
 };
 use pontoon::wire::addr::Addr;
@@ -184,7 +184,7 @@ fn hears(bound: Endpoint, at: Endpoint) -> bool {
 }
 
 impl Sockets for Host {
-    fn connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, to: Endpoint, _mark: Mark) -> Result<(), Failure> {
         let failure = self.refusals.get(&to).copied();
         let connected = failure.is_none();
         self.streams.insert(id, Stream { peer: Some(to), failure, connected, ..Stream::default() });
@@ -247,7 +247,7 @@ impl Sockets for Host {
         Ok(())
     }
 
-    fn mark(&mut self, _id: SocketId, _ttl: u8, _tos: u8) {}
+    fn mark(&mut self, _id: SocketId, _mark: Mark) {}
 
     fn keepalive(&mut self, _id: SocketId) {}
 

@@ -14,14 +14,14 @@ use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrAny, SocketFlags
 
 use super::ports::Windows;
 use super::{Outbound, endpoint_of, socket_address};
-use crate::core::socket::{Accepted, Endpoint};
+use crate::core::socket::{Accepted, Endpoint, Mark};
 use crate::io::sys::sockets::{set_option, set_option_bytes};
 
 /// Connections that wait to be accepted; the host's net.core.somaxconn may allow fewer.
 const BACKLOG: i32 = 4096;
 /// How much unread data an orderly close throws away, in pieces of [`DISCARD`] bytes, before it gives up being orderly.
-const DISCARDS: usize = 64;
-const DISCARD: usize = 64 * 1024;
+const DISCARDS: usize = 1024;
+const DISCARD: usize = 4096;
 /// Linux 6.3; not in libc.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
@@ -42,8 +42,11 @@ fn set_up(fd: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// A socket whose connection is under way, or came about already.
-pub fn connect(to: Endpoint, outbound: &Outbound, windows: &mut Windows) -> Result<OwnedFd, Errno> {
+pub fn connect(to: Endpoint, marked: Mark, outbound: &Outbound, windows: &mut Windows) -> Result<OwnedFd, Errno> {
     let fd = open(family_of(to))?;
+    if let Err(error) = mark(&fd, to.addr.is_v4(), marked) {
+        log::debug!("a connection to {} is not marked as its container marks it: {error}", to.addr);
+    }
     if let Some(interface) = outbound.interface_for(to.addr) {
         set_option_bytes(&fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())?;
     }
@@ -68,10 +71,12 @@ pub fn connect(to: Endpoint, outbound: &Outbound, windows: &mut Windows) -> Resu
 
 /// Is it connected? EAGAIN: not decided yet.
 pub fn outcome(fd: &OwnedFd) -> Result<(), Errno> {
-    sockopt::socket_error(fd)??;
     match rustix::net::getpeername(fd) {
         Ok(_) => Ok(()),
-        Err(Errno::NOTCONN) => Err(Errno::AGAIN),
+        Err(Errno::NOTCONN) => {
+            sockopt::socket_error(fd)??;
+            Err(Errno::AGAIN)
+        }
         Err(error) => Err(error),
     }
 }
@@ -132,10 +137,10 @@ pub fn finish(fd: &OwnedFd) -> Result<(), Errno> {
     sockopt::set_socket_linger(fd, None)
 }
 
-/// Closes with a FIN. Data of the peer that nobody has read would make the kernel send an RST and drop what is still to
+/// Closes with a FIN, which is sent already if it is `finished`. Data of the peer that nobody has read would make the kernel send an RST and drop what is still to
 /// be sent (RFC 2525 2.17), so it is read first.
-pub fn close_orderly(fd: OwnedFd) {
-    if sockopt::set_socket_linger(&fd, None).is_err() || rustix::net::shutdown(&fd, Shutdown::Write).is_err() {
+pub fn close_orderly(fd: OwnedFd, finished: bool) {
+    if !finished && finish(&fd).is_err() {
         return; // not connected any more, or not yet
     }
     let mut discarded = [0; DISCARD];
@@ -153,7 +158,7 @@ pub fn close_reset(fd: OwnedFd) {
     let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
 }
 
-pub fn mark(fd: &OwnedFd, v4: bool, ttl: u8, tos: u8) -> Result<(), Errno> {
+pub fn mark(fd: &OwnedFd, v4: bool, Mark { ttl, tos }: Mark) -> Result<(), Errno> {
     if v4 {
         sockopt::set_ip_tos(fd, tos)?;
         sockopt::set_ip_ttl(fd, ttl.max(1).into())

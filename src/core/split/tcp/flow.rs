@@ -29,7 +29,7 @@ use super::send::{Fin, Send};
 use super::{Config, Key, Stats};
 use crate::core::counters::DropReason;
 use crate::core::port::PortId;
-use crate::core::socket::{Close, Endpoint, Failure, Ready, SocketId};
+use crate::core::socket::{Close, Endpoint, Failure, Mark, Ready, SocketId};
 use crate::core::split::Lower;
 use crate::core::time::Instant;
 use crate::wire::ip::tcp;
@@ -139,8 +139,8 @@ pub(super) struct Flow {
     pub stamp_offset: u32,
     stamps: Option<Stamps>,
     pub sack: bool,
-    /// Type of service and time to live of the container's packets.
-    mark: (u8, u8),
+    /// Of the container's packets.
+    mark: Mark,
     keepalive: bool,
     pub born: Instant,
     /// When the container last sent something.
@@ -184,7 +184,7 @@ impl Flow {
             stamp_offset: 0,
             stamps: None,
             sack: false,
-            mark: (0, 0),
+            mark: Mark::default(),
             keepalive: false,
             born: now,
             heard: now,
@@ -229,7 +229,7 @@ impl Flow {
         let theirs = s.mss.unwrap_or(if is_v4 { 536 } else { 1220 });
         self.tx.set_mss(theirs, cx.lower.mtu(self.key.network), is_v4, self.option_len());
         self.tx.set_window(s.seq, s.ack, u32::from(s.window));
-        self.mark = (s.tos, s.ttl);
+        self.mark = s.mark;
     }
 
     /// Bytes of options on every segment.
@@ -241,11 +241,6 @@ impl Flow {
     pub fn headers(&self) -> usize {
         let ip = if self.key.inside.addr.is_v4() { 20 } else { 40 };
         ip + tcp::MIN_LEN + usize::from(self.option_len())
-    }
-
-    /// Type of service and time to live, as the container last sent them.
-    pub fn mark(&self) -> (u8, u8) {
-        self.mark
     }
 
     /// The header of a segment, which acknowledges all that came.
@@ -369,6 +364,9 @@ impl Flow {
             return Err(DropReason::InvalidState);
         }
         self.learn(s, cx);
+        if let Some(id) = self.socket {
+            cx.lower.sockets().mark(id, self.mark);
+        }
         self.heard = cx.now;
         if acknowledges {
             self.tx.una = s.ack;
@@ -429,7 +427,6 @@ impl Flow {
         self.tx.retries = 0;
         self.tx.alarm = None;
         self.tx.measure(self.tx.una, cx.config.rto_min, cx.now);
-        self.readable = true;
         cx.stats.opened += 1;
     }
 
@@ -528,11 +525,11 @@ impl Flow {
 
     /// The far path sees the container's type of service.
     fn follow_mark(&mut self, s: &Segment<'_>, cx: &mut Context<'_>) {
-        if self.mark.0 != s.tos
+        if self.mark.tos != s.mark.tos
             && let Some(id) = self.socket
         {
-            self.mark = (s.tos, s.ttl);
-            cx.lower.sockets().mark(id, s.ttl, s.tos);
+            self.mark = s.mark;
+            cx.lower.sockets().mark(id, self.mark);
         }
     }
 

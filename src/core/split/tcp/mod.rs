@@ -315,6 +315,7 @@ impl Tcp {
                         return false;
                     }
                     if flow.phase == Phase::Connecting {
+                        flow.readable |= ready.readable;
                         if ready.writable || ready.error {
                             let outcome = cx.lower.sockets().outcome(id);
                             flow.connected(outcome, cx);
@@ -676,7 +677,7 @@ impl Tcp {
             self.free.push(slot);
             return Err(DropReason::NoSocket);
         };
-        let refusal = match lower.sockets().connect(id, dial) {
+        let refusal = match lower.sockets().connect(id, dial, s.mark) {
             Ok(()) | Err(Failure::WouldBlock) => None,
             Err(why @ (Failure::NoAddress | Failure::InUse | Failure::NoFiles | Failure::NoMemory)) => {
                 lower.ids().remove(id);
@@ -702,10 +703,13 @@ impl Tcp {
         }
         self.run(slot, now, lower, |flow, cx| {
             flow.learn(s, cx);
-            let (tos, ttl) = flow.mark();
             match refusal {
                 Some(why) => flow.connected(Err(why), cx),
-                None => cx.lower.sockets().mark(id, ttl, tos),
+                None => {
+                    // To the host itself, or to a container beside it, it is decided already.
+                    let outcome = cx.lower.sockets().outcome(id);
+                    flow.connected(outcome, cx);
+                }
             }
         });
         Ok(())

@@ -1,6 +1,7 @@
 //! A TCP segment from a container as values, and arithmetic modulo 2^32.
 
 use crate::core::conntrack::FiveTuple;
+use crate::core::socket::Mark;
 use crate::frame::{Fragment, Frame, L3, L4};
 use crate::wire::ip::{ipv4, proto, tcp};
 use crate::wire::{get16, get32};
@@ -62,9 +63,8 @@ pub(super) struct Segment<'a> {
     sacks: [(u32, u32); MAX_SACKS],
     sack_count: usize,
     pub payload: &'a [u8],
-    /// DSCP, without ECN.
-    pub tos: u8,
-    pub ttl: u8,
+    /// Without ECN, which is between a sender and its own receiver.
+    pub mark: Mark,
 }
 
 impl<'a> Segment<'a> {
@@ -98,8 +98,7 @@ impl<'a> Segment<'a> {
             sacks: [(0, 0); MAX_SACKS],
             sack_count: 0,
             payload,
-            tos: tos & !3,
-            ttl,
+            mark: Mark { ttl, tos: tos & !3 },
         };
         segment.options(header.get(tcp::MIN_LEN..)?);
         Some((tuple, segment))

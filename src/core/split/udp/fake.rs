@@ -6,7 +6,7 @@ use crate::core::counters::DropReason;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
 use crate::core::socket::{
-    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Received, RouteKind, SendHow, SocketId, Sockets,
+    Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Mark, Received, RouteKind, SendHow, SocketId, Sockets,
 };
 use crate::core::split::ids::Ids;
 use crate::core::split::{Lower, Origin};
@@ -161,7 +161,7 @@ impl Lower for Around {
 const BAD: Failure = Failure::Other(9);
 
 impl Sockets for Host {
-    fn connect(&mut self, _: SocketId, _: Endpoint) -> Result<(), Failure> {
+    fn connect(&mut self, _: SocketId, _: Endpoint, _: Mark) -> Result<(), Failure> {
         Err(BAD)
     }
 
@@ -197,7 +197,7 @@ impl Sockets for Host {
         Err(BAD)
     }
 
-    fn mark(&mut self, _: SocketId, _: u8, _: u8) {}
+    fn mark(&mut self, _: SocketId, _: Mark) {}
 
     fn keepalive(&mut self, _: SocketId) {}
 

@@ -8,7 +8,7 @@ use crate::core::network::NetworkId;
 use crate::core::port::PortId;
 pub use crate::core::socket::Endpoint;
 use crate::core::socket::{
-    Accepted, Close, DatagramError, Datagrams, Failure, Ready, Received, RouteKind, SendHow, SocketId, Sockets,
+    Accepted, Close, DatagramError, Datagrams, Failure, Mark, Ready, Received, RouteKind, SendHow, SocketId, Sockets,
 };
 use crate::core::split::ids::Ids;
 use crate::core::split::tcp::{Config, Tcp, View};
@@ -40,7 +40,7 @@ pub struct Sock {
     pub room: usize,
     pub send_error: Option<Failure>,
     pub finished: bool,
-    pub marks: Vec<(u8, u8)>,
+    pub marks: Vec<Mark>,
     pub keepalive: bool,
     pub closed: Option<Close>,
     /// Of a listener.
@@ -63,6 +63,8 @@ pub struct World {
     pub room: usize,
     /// How connects end at once.
     pub connect: Result<(), Failure>,
+    /// What is known of a new connection at once.
+    pub outcome: Option<Result<(), Failure>>,
     /// What a new connection's socket takes.
     pub sock_room: usize,
     random: u64,
@@ -142,9 +144,10 @@ impl Lower for World {
 }
 
 impl Sockets for World {
-    fn connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure> {
         self.connect?;
-        let sock = Sock { to: Some(to), room: self.sock_room, ..Sock::default() };
+        let (outcome, room) = (self.outcome, self.sock_room);
+        let sock = Sock { to: Some(to), outcome, room, marks: vec![mark], wants_read: true, ..Sock::default() };
         assert!(self.sockets.insert(id, sock).is_none_or(|s| s.closed.is_some()));
         Ok(())
     }
@@ -164,7 +167,7 @@ impl Sockets for World {
             return Err(Failure::NoFiles);
         }
         let accepted = self.sock(listener)?.clients.pop_front().unwrap_or(Err(Failure::WouldBlock))?;
-        self.sockets.insert(id, Sock { to: Some(accepted.peer), room, ..Sock::default() });
+        self.sockets.insert(id, Sock { to: Some(accepted.peer), room, wants_read: true, ..Sock::default() });
         Ok(accepted)
     }
 
@@ -225,9 +228,9 @@ impl Sockets for World {
         Ok(())
     }
 
-    fn mark(&mut self, id: SocketId, ttl: u8, tos: u8) {
+    fn mark(&mut self, id: SocketId, mark: Mark) {
         if let Ok(sock) = self.sock(id) {
-            sock.marks.push((ttl, tos));
+            sock.marks.push(mark);
         }
     }
 
@@ -428,6 +431,7 @@ impl Bed {
                 gateway: Some(addr_of("172.17.0.1")),
                 room: 1_000_000,
                 connect: Ok(()),
+                outcome: None,
                 sock_room: usize::MAX,
                 random: 1,
                 edges: BTreeMap::new(),

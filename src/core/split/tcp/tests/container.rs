@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bed::{ACK, Bed, Endpoint, FIN, PSH, RST, SYN, Seg, end};
 use crate::core::counters::DropReason;
-use crate::core::socket::{Close, Failure, Ready, SocketId};
+use crate::core::socket::{Close, Failure, Mark, Ready, SocketId};
 use crate::core::split::tcp::Config;
 use crate::core::split::tcp::segment::later;
 
@@ -160,10 +160,37 @@ fn ramp(n: usize) -> Vec<u8> {
 }
 
 #[test]
+fn what_the_host_decides_at_once_is_told_at_once() {
+    for (outcome, flags) in [(Ok(()), SYN | ACK), (Err(Failure::Refused), RST | ACK)] {
+        let mut bed = Bed::new(Config::default());
+        bed.world.outcome = Some(outcome);
+        let mut peer = Peer { bed, me: end("172.17.0.2", 40_000), ..Peer::connecting(Config::default(), &OPTIONS) };
+        let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
+        peer.bed.input(&syn).unwrap();
+        assert_eq!(peer.one().flags, flags);
+    }
+}
+
+#[test]
+fn what_a_host_says_before_the_container_knows_of_it_is_not_lost() {
+    let mut peer = Peer::connecting(Config::default(), &OPTIONS);
+    let sock = peer.bed.world.sockets.get_mut(&peer.id).unwrap();
+    sock.outcome = Some(Ok(()));
+    sock.inbox.extend(b"hello");
+    let both = Ready { readable: true, writable: true, error: false };
+    peer.bed.tcp.socket_ready(peer.id, both, peer.bed.now, &mut peer.bed.world);
+    let answer = peer.one();
+    peer.ack = answer.seq.wrapping_add(1);
+    peer.seq = peer.seq.wrapping_add(1);
+    peer.bed.input(&peer.seg(ACK, b"")).unwrap();
+    assert_eq!(peer.bed.sent()[0].data, b"hello");
+}
+
+#[test]
 fn syn_is_answered_only_when_the_host_is_connected() {
     let mut peer = Peer::connecting(Config::default(), &OPTIONS);
     assert_eq!(peer.bed.socket().1.to, Some(peer.far));
-    assert_eq!(peer.bed.socket().1.marks, [(64, 0)]);
+    assert_eq!(peer.bed.socket().1.marks, [Mark { ttl: 64, tos: 0 }]);
     // It comes again, and changes nothing.
     let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
     peer.bed.input(&syn).unwrap();

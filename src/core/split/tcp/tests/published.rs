@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bed::{ACK, Bed, Endpoint, NET, PORT, RST, SYN, Seg, addr_of, end};
 use crate::core::counters::DropReason;
-use crate::core::socket::{Accepted, Close, Failure, Ready, SocketId};
+use crate::core::socket::{Accepted, Close, Failure, Mark, Ready, SocketId};
 use crate::core::split::tcp::Config;
 
 const READ: Ready = Ready { readable: true, writable: false, error: false };
@@ -82,6 +82,15 @@ fn container_sees_the_client_unless_the_answer_would_not_come_back() {
     port.bed.world.gateway = None;
     assert_eq!(port.client(end("127.0.0.1", 1)), None, "in whose name?");
     assert_eq!(port.bed.last_socket().closed, Some(Close::Reset));
+}
+
+#[test]
+fn client_sees_the_containers_type_of_service_from_the_start() {
+    let mut port = Port::new(Config::default());
+    let syn = port.client(end("203.0.113.9", 50_000)).unwrap();
+    let answer = Seg { from: syn.to, to: syn.from, seq: 5000, ack: syn.seq.wrapping_add(1), tos: 0xb8, ..syn.clone() };
+    port.bed.input(&Seg { flags: SYN | ACK, ..answer }).unwrap();
+    assert_eq!(port.bed.last_socket().marks, [Mark { ttl: 64, tos: 0xb8 }]);
 }
 
 #[test]
