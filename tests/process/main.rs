@@ -18,11 +18,15 @@ mod programs;
 #[path = "../netns/raw.rs"]
 mod raw;
 mod refusals;
+mod relay;
 #[path = "../netns/sandbox.rs"]
 mod sandbox;
 mod scale;
 mod sockets;
 mod stalls;
+#[path = "../../examples/tap/mod.rs"]
+mod tap;
+mod transfers;
 #[path = "../netns/wire.rs"]
 #[expect(dead_code, reason = "shared: each of the tests uses its part")]
 mod wire;
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         ("scale", scale::CLAIMS, false),
         ("programs", programs::CLAIMS, false),
         ("sockets", sockets::CLAIMS, false),
+        ("transfers", transfers::CLAIMS, false),
         // The long tier, figures more than claims: `PONTOON_BY_HAND=1 cargo test --test process by_hand`.
         ("by_hand", if std::env::var_os("PONTOON_BY_HAND").is_some() { scale::BY_HAND } else { &[] }, true),
     ];

@@ -1,0 +1,332 @@
+//! Bytes over host sockets, counted and compared: over wires that lose, repeat and reorder, to readers that are slow or stand still,
+//! by links that are narrow or long.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::LazyLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use super::bed::{Case, HOST, SERVER, Switch};
+use super::ns::Netns;
+use super::relay::{Faults, Relay};
+use super::{Claim, claims};
+
+pub const CLAIMS: &[Claim] = claims![
+    every_size_crosses_a_good_wire,
+    one_percent_of_faults_changes_no_byte,
+    one_percent_of_faults_in_small_frames_changes_no_byte,
+    five_percent_of_faults_change_no_byte,
+    five_percent_of_faults_in_small_frames_change_no_byte,
+    a_wire_of_a_hundred_milliseconds_is_crossed,
+    tiny_windows_are_crossed,
+    segments_of_88_bytes_are_crossed,
+    a_narrow_link_behind_the_host_costs_no_retransmission needs "tc",
+    a_narrow_link_behind_the_container_is_shared_without_a_stall needs "tc",
+    readers_that_are_slow_or_stand_still_cost_no_retransmission,
+];
+
+pub(super) const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+pub(super) const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+
+/// A counting ramp. Its period is prime, so that no piece of a power of two, nor of a segment's size, fits where another belongs.
+const PERIOD: u64 = 251;
+static RAMP: LazyLock<Vec<u8>> = LazyLock::new(|| (0..262_144 + PERIOD).map(|place| (place % PERIOD) as u8).collect());
+
+/// Writes the ramp from its beginning, and then the end.
+pub(super) fn pour(mut stream: &TcpStream, total: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < total {
+        let start = (done % PERIOD) as usize;
+        let piece = (total - done).min(262_144) as usize;
+        done += stream.write(&RAMP[start..start + piece])? as u64;
+    }
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Reads the ramp to its end, `pause` before each read; how long it was. Panics at the first byte that is another.
+pub(super) fn drain(mut stream: &TcpStream, pause: Duration) -> io::Result<u64> {
+    let mut buffer = vec![0; 262_144];
+    let mut done = 0;
+    loop {
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(done);
+        }
+        let start = (done % PERIOD) as usize;
+        assert!(buffer[..length] == RAMP[start..start + length], "another byte after {done}, within {length}");
+        done += length as u64;
+    }
+}
+
+/// Sends so many bytes each way at once, and compares them.
+pub(super) fn exchange(near: &TcpStream, far: &TcpStream, out: u64, back: u64) {
+    thread::scope(|scope| {
+        let ways = [("out", near, far, out), ("back", far, near, back)].map(|(way, from, to, total)| {
+            let pouring = scope.spawn(move || pour(from, total));
+            let draining = scope.spawn(move || drain(to, Duration::ZERO));
+            (way, total, pouring, draining)
+        });
+        for (way, total, pouring, draining) in ways {
+            pouring.join().expect("no panic").unwrap_or_else(|error| panic!("{way}, sending {total}: {error}"));
+            let heard = draining.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            assert_eq!(heard.unwrap_or_else(|error| panic!("{way}, receiving {total}: {error}")), total, "{way}");
+        }
+    });
+}
+
+/// Whoever opens the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Opens {
+    Container,
+    World,
+}
+
+/// A connection: the container's end and the world's.
+pub(super) fn open(case: &Case, c1: &Netns, who: Opens, port: u16, patience: Duration) -> (TcpStream, TcpStream) {
+    let at = SocketAddrV4::new;
+    let (listening, listens, asking, asked) = match who {
+        Opens::Container => (&case.world, at(SERVER, port), c1, at(SERVER, port)),
+        Opens::World => (c1, at(C1, port), &case.world, at(HOST, port)),
+    };
+    let listener = listening.listen(listens);
+    let asking = asking.connect(ANY, asked, patience).unwrap_or_else(|error| panic!("{who:?} {port}: {error}"));
+    let accepted = listener.accept_within(patience).unwrap_or_else(|error| panic!("{who:?} {port}: {error}")).0;
+    for stream in [&asking, &accepted] {
+        stream.set_read_timeout(Some(patience)).expect("a socket");
+        stream.set_write_timeout(Some(patience)).expect("a socket");
+    }
+    match who {
+        Opens::Container => (asking, accepted),
+        Opens::World => (accepted, asking),
+    }
+}
+
+/// A switch over sockets and a container behind a wire, its ports 8000 to 8009 published.
+pub(super) fn behind(faults: Faults) -> (Case, Switch, Netns, Relay) {
+    let case = Case::new();
+    case.connect_host();
+    let switch = case.switch_over_sockets(&[]);
+    let (c1, relay) = Relay::attach(&case, &switch, "c1", C1, faults);
+    switch.tell(&["publish", "c1", "8000-8009:8000-8009"]);
+    (case, switch, c1, relay)
+}
+
+/// How long a connection over a bad wire may be silent: some timeouts in a row, each twice the last.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Each of `sizes` out, back and both, by connections of either side.
+fn sizes_cross(faults: Faults, sizes: &[u64]) {
+    let (case, _switch, c1, relay) = behind(faults);
+    let began = Instant::now();
+    for &size in sizes {
+        for who in [Opens::Container, Opens::World] {
+            for (out, back) in [(size, 0), (0, size), (size, size)] {
+                let (near, far) = open(&case, &c1, who, 8000, SILENCE);
+                exchange(&near, &far, out, back);
+            }
+        }
+    }
+    eprintln!("process: {} % of faults, {:?}: {}", faults.percent, began.elapsed(), relay.told());
+    assert!(faults.percent == 0 || relay.faults() > 0, "the wire was a good one: {}", relay.told());
+}
+
+fn every_size_crosses_a_good_wire() {
+    sizes_cross(Faults::of(0), &[0, 1, 2, 250, 251, 1447, 1448, 1449, 65_535, 65_536, 1_000_003, 8 << 20]);
+}
+
+fn one_percent_of_faults_changes_no_byte() {
+    sizes_cross(Faults::of(1), &[1, 65_537, 8 << 20]);
+}
+
+fn one_percent_of_faults_in_small_frames_changes_no_byte() {
+    sizes_cross(Faults::of(1).plain(), &[1, 65_537, 1 << 20]);
+}
+
+fn five_percent_of_faults_change_no_byte() {
+    sizes_cross(Faults::of(5), &[1, 65_537, 2 << 20]);
+}
+
+fn five_percent_of_faults_in_small_frames_change_no_byte() {
+    sizes_cross(Faults::of(5).plain(), &[1, 65_537, 256 << 10]);
+}
+
+fn a_wire_of_a_hundred_milliseconds_is_crossed() {
+    let there = Duration::from_millis(50);
+    sizes_cross(Faults::of(0).delayed(there), &[1, 1 << 20]);
+}
+
+/// A connection whose ends have receive buffers of the least size that the kernel gives.
+fn tiny_windows_are_crossed() {
+    let (case, _switch, c1, _relay) = behind(Faults::of(0));
+    let listener = case.world.listen(SocketAddrV4::new(SERVER, 80));
+    let near = c1.enter(|| rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)).expect("a socket");
+    sockopt::set_socket_recv_buffer_size(&near, 1).expect("clamped");
+    rustix::net::connect(&near, &SocketAddr::from((SERVER, 80))).expect("connected");
+    let near = TcpStream::from(near);
+    let far = listener.accept().expect("connected").0;
+    sockopt::set_socket_recv_buffer_size(&far, 1).expect("clamped");
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(SILENCE)).expect("a socket");
+        stream.set_write_timeout(Some(SILENCE)).expect("a socket");
+    }
+    exchange(&near, &far, 200_003, 200_003);
+}
+
+fn segments_of_88_bytes_are_crossed() {
+    let (case, _switch, c1, _relay) = behind(Faults::of(0));
+    c1.ip(&format!("route replace default via {} advmss 88", super::bed::GATEWAY));
+    for who in [Opens::Container, Opens::World] {
+        let (near, far) = open(&case, &c1, who, 8000, SILENCE);
+        let told = c1.run("ss", &["-tin"], "");
+        // Less the twelve bytes of timestamps.
+        assert!(told.contains("advmss:76"), "{told}");
+        exchange(&near, &far, 1_000_003, 1_000_003);
+    }
+}
+
+/// 50 Mbit/s, and room for a hundred packets before it.
+fn narrow(netns: &Netns, device: &str) {
+    let limit = ["tbf", "rate", "50mbit", "burst", "16kb", "limit", "150000"];
+    netns.run("tc", &[&["qdisc", "add", "dev", device, "root"][..], &limit].concat(), "");
+}
+
+/// The kernel's own count of segments that it sent again.
+pub(super) fn retransmitted(netns: &Netns) -> u64 {
+    let text = netns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("/proc");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RetransSegs");
+    found.and_then(|(_, value)| value.parse().ok()).expect("a number")
+}
+
+/// What the switch sent again, over all its connections that are open.
+pub(super) fn resent(switch: &Switch) -> u64 {
+    let told = switch.tell(&["flows"]);
+    let counts = told.split_whitespace().filter_map(|word| word.strip_prefix("retransmits="));
+    counts.map(|count| count.parse::<u64>().expect("a number")).sum()
+}
+
+/// The host's socket meets the queue; the container is held back by its window alone.
+fn a_narrow_link_behind_the_host_costs_no_retransmission() {
+    let (case, switch, c1, _relay) = behind(Faults::of(0));
+    narrow(&case.host, "out0");
+    narrow(&case.world, "in0");
+    for who in [Opens::Container, Opens::World] {
+        let (near, far) = open(&case, &c1, who, 8000, SILENCE);
+        thread::scope(|scope| {
+            let draining = [&near, &far].map(|end| scope.spawn(move || drain(end, Duration::ZERO)));
+            let pouring = [&near, &far].map(|end| scope.spawn(move || pour(end, 4 << 20)));
+            for end in pouring {
+                end.join().expect("no panic").expect("sent");
+            }
+            for end in draining {
+                assert_eq!(end.join().expect("no panic").expect("received"), 4 << 20);
+            }
+        });
+        assert_eq!((retransmitted(&c1), resent(&switch)), (0, 0), "{who:?}: by the container, by the switch");
+    }
+}
+
+/// What the switch sends meets the queue: its own congestion control has to find the rate.
+fn a_narrow_link_behind_the_container_is_shared_without_a_stall() {
+    let (case, _switch, c1, relay) = behind(Faults::of(0).delayed(Duration::from_millis(10)));
+    let inner = case.netns("inner");
+    c1.ip(&format!(
+        "link add down0 type veth peer name eth0 netns {}\naddr add 10.9.0.1/24 dev down0\nlink set down0 up",
+        inner.name()
+    ));
+    inner.ip("addr add 10.9.0.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.9.0.1");
+    c1.sysctl("ipv4.ip_forward", "1");
+    c1.nft(
+        "table ip nat {\n chain post {\n type nat hook postrouting priority 100;\n oifname \"eth0\" masquerade\n }\n}\n",
+    );
+    narrow(&c1, "down0");
+    narrow(&inner, "eth0");
+    let listener = case.world.listen(SocketAddrV4::new(SERVER, 80));
+    let began = Instant::now();
+    let streams: Vec<_> = (0..2)
+        .map(|_| {
+            let near = inner.connect(ANY, SocketAddrV4::new(SERVER, 80), SILENCE).expect("connected");
+            let far = listener.accept().expect("connected").0;
+            for stream in [&near, &far] {
+                stream.set_read_timeout(Some(SILENCE)).expect("a socket");
+                stream.set_write_timeout(Some(SILENCE)).expect("a socket");
+            }
+            (near, far)
+        })
+        .collect();
+    thread::scope(|scope| {
+        for (near, far) in &streams {
+            scope.spawn(|| exchange(near, far, 2 << 20, 4 << 20));
+        }
+    });
+    eprintln!("process: 12 MiB through 50 Mbit/s in {:?}: {}", began.elapsed(), relay.told());
+}
+
+fn readers_that_are_slow_or_stand_still_cost_no_retransmission() {
+    stand_still(Duration::from_secs(8));
+}
+
+/// Fills all buffers on the way to four readers, out and back, and lets them stand; then they begin slowly. What that cost, in words.
+pub(super) fn stand_still(how_long: Duration) -> String {
+    let (case, switch, c1, _relay) = behind(Faults::of(0));
+    let patience = how_long + Duration::from_secs(60);
+    let connections =
+        [(Opens::Container, 8000), (Opens::World, 8001)].map(|(who, port)| open(&case, &c1, who, port, patience));
+    const TOTAL: u64 = 24 << 20;
+    thread::scope(|scope| {
+        for (near, far) in &connections {
+            for (from, to) in [(near, far), (far, near)] {
+                scope.spawn(move || pour(from, TOTAL).expect("sent"));
+                scope.spawn(move || {
+                    thread::sleep(how_long);
+                    // What comes first is taken slowly.
+                    let mut start = vec![0; 1 << 20];
+                    let mut done = 0;
+                    while done < start.len() {
+                        thread::sleep(Duration::from_millis(5));
+                        let end = (done + 16_384).min(start.len());
+                        done += (&mut &*to).read(&mut start[done..end]).expect("received");
+                    }
+                    assert!(start.iter().enumerate().all(|(place, &byte)| byte == (place as u64 % PERIOD) as u8));
+                    let rest = drain_from(to, done as u64).expect("received");
+                    assert_eq!(rest, TOTAL);
+                });
+            }
+        }
+        // While they stand.
+        thread::sleep(how_long - Duration::from_millis(500));
+        assert_eq!(
+            (retransmitted(&c1), resent(&switch)),
+            (0, 0),
+            "by the container, by the switch, while readers stand"
+        );
+    });
+    let (by_container, by_world) = (retransmitted(&c1), retransmitted(&case.world));
+    assert_eq!(by_container, 0, "by the container, until the end");
+    format!(
+        "four readers, {} s: sent again by the container {by_container}, by the switch 0, by the world {by_world}",
+        how_long.as_secs()
+    )
+}
+
+/// As [`drain`], from a place of the ramp on; the place of its end.
+fn drain_from(mut stream: &TcpStream, mut done: u64) -> io::Result<u64> {
+    let mut buffer = vec![0; 262_144];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(done);
+        }
+        let start = (done % PERIOD) as usize;
+        assert!(buffer[..length] == RAMP[start..start + length], "another byte after {done}");
+        done += length as u64;
+    }
+}
