@@ -6,9 +6,11 @@
 //! it, and what ordinary programs make of it all. Nothing is left behind, whatever happens. What this machine lacks is said,
 //! and the claims that need it are left out by name; with `CI` set they fail instead.
 
+mod apps;
 mod bed;
 mod hostile;
 mod lives;
+mod long;
 #[path = "../netns/ns.rs"]
 mod ns;
 #[path = "../netns/packet.rs"]
@@ -52,8 +54,6 @@ pub(crate) use claims;
 
 /// No claim needs more; most take a second.
 const WATCHDOG: Duration = Duration::from_secs(40);
-/// What is run by hand is allowed more.
-const WATCHDOG_BY_HAND: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -64,6 +64,7 @@ fn main() -> ExitCode {
     for sentence in &lacking {
         eprintln!("process: {sentence}");
     }
+    let is_long = std::env::var_os("PONTOON_LONG").is_some();
     let files = [
         ("lives", lives::CLAIMS, false),
         ("refusals", refusals::CLAIMS, false),
@@ -72,17 +73,24 @@ fn main() -> ExitCode {
         ("scale", scale::CLAIMS, false),
         ("programs", programs::CLAIMS, false),
         ("sockets", sockets::CLAIMS, false),
+        ("apps", apps::CLAIMS, false),
         ("transfers", transfers::CLAIMS, false),
-        // The long tier, figures more than claims: `PONTOON_BY_HAND=1 cargo test --test process by_hand`.
-        ("by_hand", if std::env::var_os("PONTOON_BY_HAND").is_some() { scale::BY_HAND } else { &[] }, true),
+        ("long", long::CLAIMS, false),
+        ("long", if is_long { long::ROWS } else { &[] }, true),
     ];
+    if !is_long {
+        eprintln!(
+            "process: left out: the long tier, {} rows; PONTOON_LONG=1 cargo test --test process long",
+            long::ROWS.len()
+        );
+    }
     let mut trials = Vec::new();
-    for (file, claims, by_hand) in files {
+    for (file, claims, takes_long) in files {
         for Claim(name, programs, show) in claims {
             let mut lacking = lacking.clone();
             let absent = programs.iter().filter(|program| sandbox::find(program).is_none());
             lacking.extend(absent.map(|program| format!("the program `{program}` is not installed")));
-            let patience = if by_hand { WATCHDOG_BY_HAND } else { WATCHDOG };
+            let patience = if takes_long { long::PATIENCE } else { WATCHDOG };
             trials.push(trial(format!("{file}::{name}"), lacking.join("; "), *show, patience));
         }
     }

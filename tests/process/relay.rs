@@ -7,9 +7,10 @@
 //!
 //! # Theory of operation
 //! The switch makes its port `p0` in the namespace `wire`, where it loses its address and becomes a port of a bridge of the
-//! kernel. What comes out of the bridge's other port is read here, and what the container sends too; each frame of IPv4 is diced for
-//! (xorshift, so that a seed is a run), and written on the other side when it is due. Super-frames cross as one frame, or as
-//! many where [`Wire::whole`] says so. ARP is not diced for: a lost question costs a second and shows nothing.
+//! kernel. What comes out of the bridge's other port is read here, and what the container sends too; each frame of IPv4 is diced
+//! for, and written on the other side when it is due. A direction has dice of its own (xorshift), so that its n-th frame has
+//! the same fate in every run. Super-frames cross as one frame, or as many where [`Faults::whole`] says so. ARP is not diced for:
+//! a lost question costs a second and shows nothing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -90,7 +91,7 @@ impl Relay {
         let carrier = Carrier {
             ends,
             faults,
-            dice: faults.seed,
+            dice: [faults.seed, faults.seed.rotate_left(32)],
             waiting: BinaryHeap::new(),
             number: 0,
             stop: Arc::clone(&stop),
@@ -134,7 +135,7 @@ type Waiting = Reverse<(Instant, u64, usize, Vec<u8>)>;
 struct Carrier {
     ends: [OwnedFd; 2],
     faults: Faults,
-    dice: u64,
+    dice: [u64; 2],
     waiting: BinaryHeap<Waiting>,
     number: u64,
     stop: Arc<AtomicBool>,
@@ -173,7 +174,7 @@ impl Carrier {
         let ethertype = if self.faults.whole { tap::VNET_HEADER + 12 } else { 12 };
         let is_ip = frame.get(ethertype..ethertype + 2) == Some(&[8, 0]);
         let percent = if is_ip { self.faults.percent } else { 0 };
-        let [lost, twice, late] = [(); 3].map(|()| self.roll() % 100 < percent);
+        let [lost, twice, late] = [(); 3].map(|()| self.roll(from) % 100 < percent);
         let counts = &self.counts[from];
         counts.frames.fetch_add(1, Ordering::Relaxed);
         if lost {
@@ -183,7 +184,7 @@ impl Carrier {
         counts.repeated.fetch_add(u64::from(twice), Ordering::Relaxed);
         counts.overtaken.fetch_add(u64::from(late), Ordering::Relaxed);
         // Late by so much that some of what follows comes first.
-        let late = if late { Duration::from_micros(200 + self.roll() % 1800) } else { Duration::ZERO };
+        let late = if late { Duration::from_micros(200 + self.roll(from) % 1800) } else { Duration::ZERO };
         for _ in 0..1 + usize::from(twice) {
             if self.faults.delay + late == Duration::ZERO {
                 self.write(to, frame);
@@ -200,10 +201,11 @@ impl Carrier {
         let _ = rustix::io::write(self.ends[to].as_fd(), frame);
     }
 
-    fn roll(&mut self) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice >> 8
+    fn roll(&mut self, from: usize) -> u64 {
+        let dice = &mut self.dice[from];
+        *dice ^= *dice << 13;
+        *dice ^= *dice >> 7;
+        *dice ^= *dice << 17;
+        *dice >> 8
     }
 }

@@ -52,7 +52,7 @@ fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
 }
 
 /// A connected host, a switch over its sockets, and a container.
-fn one(options: &[&str]) -> (Case, Netns, Switch) {
+pub(super) fn one(options: &[&str]) -> (Case, Netns, Switch) {
     let case = Case::new();
     case.connect_host();
     let c1 = case.netns("c1");
@@ -74,11 +74,11 @@ fn connected(c1: &Netns, server: (&Netns, Ipv4Addr), port: u16) -> (TcpStream, T
 }
 
 /// Bytes of which no two places look alike.
-fn pattern(megabytes: u32) -> Vec<u8> {
+pub(super) fn pattern(megabytes: u32) -> Vec<u8> {
     (0..megabytes * 262_144).flat_map(u32::to_le_bytes).collect()
 }
 
-fn is_cut(error: &io::Error) -> bool {
+pub(super) fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
@@ -585,7 +585,7 @@ fn flows_name_the_peer() {
     soon("it ends with its ends", || live(&switch).is_empty());
 }
 
-fn descriptors(switch: &Switch) -> usize {
+pub(super) fn descriptors(switch: &Switch) -> usize {
     fs::read_dir(format!("/proc/{}/fd", switch.pid().as_raw_nonzero())).expect("it runs").count()
 }
 
