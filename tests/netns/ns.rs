@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
@@ -130,7 +130,8 @@ impl Netns {
 
     /// A TCP connection from `from` (port 0: any) to `to`, tried for `patience`.
     pub fn connect(&self, from: SocketAddrV4, to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
-        let socket = self.enter(|| rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None))?;
+        let socket = self
+            .enter(|| rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None))?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         // connect(2) honours the send timeout, and says EINPROGRESS when it is over.
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
@@ -148,7 +149,8 @@ impl Netns {
     /// A raw socket that sends whole IPv4 packets, routed by this namespace: any source, any content.
     pub fn injector(&self) -> Injector {
         let made = self.enter(|| {
-            rustix::net::socket(AddressFamily::INET, SocketType::from_raw(libc::SOCK_RAW as u32), Some(ipproto::RAW))
+            let raw = SocketType::from_raw(libc::SOCK_RAW as u32);
+            rustix::net::socket_with(AddressFamily::INET, raw, SocketFlags::CLOEXEC, Some(ipproto::RAW))
         });
         Injector(made.unwrap_or_else(|error| panic!("{}: raw socket: {error}", self.name)))
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SendFlags, SocketType, netdevice};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, netdevice};
 
 use super::ns::{Netns, QUIET, SOON, readable};
 use super::packet::{Names, describe_ip};
@@ -35,8 +35,9 @@ impl Wire {
     pub fn open(netns: &Netns, interface: &str, view: View, names: Names) -> Self {
         let kind = if view == View::Packets { SocketType::DGRAM } else { SocketType::from_raw(libc::SOCK_RAW as u32) };
         // Protocol 0: deaf until bound, so that no frame of another interface is heard.
-        let socket =
-            netns.enter(|| rustix::net::socket(AddressFamily::PACKET, kind, None)).expect("CAP_NET_RAW is ours here");
+        let socket = netns
+            .enter(|| rustix::net::socket_with(AddressFamily::PACKET, kind, SocketFlags::CLOEXEC, None))
+            .expect("CAP_NET_RAW is ours here");
         let ifindex = netdevice::name_to_index(&socket, interface)
             .unwrap_or_else(|error| panic!("{}: {interface}: {error}", netns.name()));
         raw::set_packet_option(socket.as_fd(), PacketOption::AuxData).expect("Linux 2.6.21");

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::bed::{Case, HOST, SERVER, Switch};
 use super::ns::Netns;
@@ -166,7 +166,9 @@ fn a_wire_of_a_hundred_milliseconds_is_crossed() {
 fn tiny_windows_are_crossed() {
     let (case, _switch, c1, _relay) = behind(Faults::of(0));
     let listener = case.world.listen(SocketAddrV4::new(SERVER, 80));
-    let near = c1.enter(|| rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)).expect("a socket");
+    let near = c1
+        .enter(|| rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None))
+        .expect("a socket");
     sockopt::set_socket_recv_buffer_size(&near, 1).expect("clamped");
     rustix::net::connect(&near, &SocketAddr::from((SERVER, 80))).expect("connected");
     let near = TcpStream::from(near);
