@@ -96,6 +96,25 @@ drop_reasons! {
     NoUplink "no-uplink" "there is no uplink"
 }
 
+impl DropReason {
+    /// Did something run full that an operator might make larger, or whose user might be asked?
+    pub const fn is_limit(self) -> bool {
+        use DropReason::*;
+        matches!(
+            self,
+            FloodRate
+                | FlowTableFull
+                | FlowQuota
+                | PortsExhausted
+                | HalfOpenLimit
+                | NoSocket
+                | SplitMemory
+                | FragmentLimit
+                | NeighbourQueue
+        )
+    }
+}
+
 impl From<Refused> for DropReason {
     fn from(why: Refused) -> DropReason {
         match why {

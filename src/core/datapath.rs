@@ -456,6 +456,9 @@ impl Datapath {
 
     pub(super) fn count_drops(&mut self, port: PortId, why: DropReason, count: u64) {
         let counters = self.ports.get_mut(port).map_or(&mut self.departed, |p| &mut p.counters);
+        if why.is_limit() && counters.dropped(why) == 0 && count > 0 {
+            log::warn!("{port}: {}: {}; told once, counted from now on", why.name(), why.meaning());
+        }
         counters.drop(why, count);
     }
 
