@@ -123,6 +123,13 @@ impl Packet {
         self
     }
 
+    /// Other numbers in the TCP header; [`Packet::with_tcp_flags`] makes its checksum anew.
+    pub fn numbered(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        self.payload[4..8].copy_from_slice(&sequence.to_be_bytes());
+        self.payload[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+        self
+    }
+
     /// Other TCP flags in place of SYN, with the checksum they need: FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
     pub fn with_tcp_flags(mut self, flags: u8) -> Self {
         let (mut header, _) = TcpHeader::from_slice(&self.payload).expect("made by syn");

@@ -24,6 +24,7 @@ mod relay;
 #[path = "../netns/sandbox.rs"]
 mod sandbox;
 mod scale;
+mod siege;
 mod sockets;
 mod stalls;
 #[path = "../../examples/tap/mod.rs"]
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         ("scale", scale::CLAIMS, false),
         ("programs", programs::CLAIMS, false),
         ("sockets", sockets::CLAIMS, false),
+        ("siege", siege::CLAIMS, false),
         ("apps", apps::CLAIMS, false),
         ("transfers", transfers::CLAIMS, false),
         ("long", long::CLAIMS, false),

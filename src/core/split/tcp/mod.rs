@@ -668,7 +668,10 @@ impl Tcp {
     ) -> Result<(), DropReason> {
         let account = self.account(port);
         self.admits(account)?;
-        if lower.sockets().room() == 0 {
+        // Four times what is left, at most: a container that takes all it can get leaves a fifth for others
+        // (dynamic thresholds; Choudhury and Hahne, 1998).
+        let held = self.accounts[account as usize].as_ref().map_or(0, |a| a.flows.len());
+        if lower.sockets().room() <= held / 4 {
             return Err(DropReason::NoSocket);
         }
         self.make_room_half_open(account, now, lower);

@@ -1,0 +1,276 @@
+//! A hostile container on an uplink over sockets: floods, silence and garbage. The others go on, what is held has a bound, each
+//! loss has a reason at the port of its cause, and the log has a line for it, once.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use super::bed::{Case, HOST, PROGRAM, SERVER, Switch, received, soon, status, within};
+use super::ns::{Listener, Netns, say};
+use super::packet::{Names, Packet};
+use super::sockets::descriptors;
+use super::transfers::exchange;
+use super::wire::{View, Wire};
+use super::{Claim, claims};
+
+pub const CLAIMS: &[Claim] = claims![
+    a_flood_of_syns_to_nobody_gives_way_to_itself,
+    a_flood_of_syns_that_are_never_completed_gives_way_to_itself,
+    a_thousand_connections_that_acknowledge_nothing_are_bounded,
+    a_storm_of_acknowledgements_is_not_amplified,
+    garbage_outside_of_the_window_changes_nothing,
+    one_container_does_not_take_the_last_descriptor needs "prlimit",
+];
+
+pub(super) const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+pub(super) const C2: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 3);
+/// Beyond, where nobody answers.
+const SILENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 3);
+const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A hostile container, and another one that has a published port.
+pub(super) struct Siege {
+    pub case: Case,
+    pub switch: Switch,
+    pub hostile: Netns,
+    pub other: Netns,
+    /// What the other one calls, and where the world's calls to it end.
+    beyond: Listener,
+    inside: Listener,
+}
+
+impl Siege {
+    /// The switch is started by `words` and what follows.
+    pub fn lay(words: &[&str]) -> Siege {
+        let case = Case::new();
+        case.connect_host();
+        case.world.sysctl("ipv4.ip_forward", "1");
+        case.world.ip(&format!("route add blackhole {SILENT}/32"));
+        let [hostile, other] = ["hostile", "other"].map(|name| case.netns(name));
+        let mut words = words.to_vec();
+        words.extend([PROGRAM, "switch", "--uplink", "sockets", "--control"]);
+        let mut command = case.host.command(super::sandbox::find(words[0]).unwrap_or_else(|| words[0].into()));
+        command.args(&words[1..]).arg(case.control()).stdin(Stdio::null());
+        command.stderr(fs::File::create(case.directory.join("log")).expect("ours"));
+        let switch = case.started(command);
+        switch.attach("hostile", &hostile, &["--ip", &C1.to_string()]);
+        switch.attach("other", &other, &["--ip", &C2.to_string(), "-p", "8080:80"]);
+        let beyond = case.world.listen(SocketAddrV4::new(SERVER, 80));
+        let inside = other.listen(SocketAddrV4::new(C2, 80));
+        Siege { case, switch, hostile, other, beyond, inside }
+    }
+
+    /// New connections of the other container, both ways, carry data.
+    pub fn others_go_on(&self) {
+        for (client, listener, to) in [
+            (&self.other, &self.beyond, SocketAddrV4::new(SERVER, 80)),
+            (&self.case.world, &self.inside, SocketAddrV4::new(HOST, 8080)),
+        ] {
+            let near = client.connect(ANY, to, PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}"));
+            let far = listener.accept_within(PATIENCE).unwrap_or_else(|error| panic!("{to}: {error}")).0;
+            for stream in [&near, &far] {
+                stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+                stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+            }
+            exchange(&near, &far, 500_000, 500_000);
+        }
+    }
+
+    /// What was dropped for `reason` was the hostile one's, and the log has one line for it.
+    fn counted_and_told_once(&self, reason: &str) {
+        soon(reason, || self.switch.drops("hostile", reason) > 0);
+        assert_eq!(self.switch.drops("other", reason), 0, "{reason} at the other");
+        let log = fs::read_to_string(self.case.directory.join("log")).expect("ours");
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(reason)).collect();
+        assert_eq!(lines.len(), 1, "{reason}: {lines:#?}");
+    }
+
+    /// A connection of the hostile container, and its other end.
+    fn connection(&self, port: u16) -> (TcpStream, TcpStream) {
+        let listener = self.case.world.listen(SocketAddrV4::new(SERVER, port));
+        let near = self.hostile.connect(ANY, SocketAddrV4::new(SERVER, port), PATIENCE).expect("connected");
+        (near, listener.accept_within(PATIENCE).expect("connected").0)
+    }
+}
+
+/// A SYN flood from the hostile container, from more ports than may be half-open at once.
+pub(super) fn syns(siege: &Siege, to: SocketAddrV4, count: u32) {
+    let flood = siege.hostile.injector();
+    for number in 0..count {
+        flood.send(&Packet::syn(SocketAddrV4::new(C1, 1024 + (number % 60_000) as u16), to));
+        if number % 500 == 0 {
+            // What the switch does not read in time is lost at the device's queue, and would not be an attack.
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Connections that wait for a host that does not answer.
+fn a_flood_of_syns_to_nobody_gives_way_to_itself() {
+    flooded(SocketAddrV4::new(SILENT, 80));
+}
+
+/// Connections of which the container says nothing more once they are answered.
+fn a_flood_of_syns_that_are_never_completed_gives_way_to_itself() {
+    flooded(SocketAddrV4::new(SERVER, 81));
+}
+
+fn flooded(to: SocketAddrV4) {
+    let siege = Siege::lay(&["env"]);
+    // Somebody listens, and accepts: a full backlog would make it the other flood.
+    let listener = siege.case.world.listen(SocketAddrV4::new(SERVER, 81));
+    siege.others_go_on();
+    // Its kernel knows nothing of what is sent by hand, and must not refuse the answers.
+    let mute = "table ip mute {\n chain out {\n type filter hook output priority 0;\n tcp flags rst drop\n }\n}\n";
+    siege.hostile.nft(mute);
+    let (before, memory) = (descriptors(&siege.switch), status(siege.switch.pid(), "VmRSS:"));
+    thread::scope(|scope| {
+        scope.spawn(|| while listener.accept_within(Duration::from_secs(1)).is_ok() {});
+        for _ in 0..4 {
+            syns(&siege, to, 5000);
+            siege.others_go_on();
+        }
+    });
+    siege.counted_and_told_once("half-open-limit");
+    let (after, grown) = (descriptors(&siege.switch), status(siege.switch.pid(), "VmRSS:") - memory);
+    // Half-open connections of a container are 512 at most.
+    assert!(after <= before + 512 + 64, "{before} descriptors, and then {after}");
+    assert!(grown < 16 * 1024, "{grown} KiB more");
+    siege.others_go_on();
+}
+
+fn a_thousand_connections_that_acknowledge_nothing_are_bounded() {
+    never_acknowledging(1000);
+}
+
+/// So many connections, all of which are answered with more than is ever acknowledged; the ends of them, and what they cost in KiB.
+pub(super) fn silent_receivers(siege: &Siege, count: usize) -> (Vec<(TcpStream, TcpStream)>, u64) {
+    let memory = status(siege.switch.pid(), "VmRSS:");
+    let listeners: Vec<_> =
+        (0..4).map(|number| siege.case.world.listen(SocketAddrV4::new(SERVER, 9000 + number))).collect();
+    let connections: Vec<_> = (0..count)
+        .map(|number| {
+            let to = SocketAddrV4::new(SERVER, 9000 + (number % 4) as u16);
+            let near = siege.hostile.connect(ANY, to, PATIENCE).unwrap_or_else(|error| panic!("{number}: {error}"));
+            let far = listeners[number % 4].accept_within(PATIENCE).expect("connected").0;
+            (near, far)
+        })
+        .collect();
+    siege
+        .hostile
+        .nft("table ip deaf {\n chain out {\n type filter hook output priority 0;\n ip protocol tcp drop\n }\n}\n");
+    let page = vec![7; 300_000];
+    for (_, far) in &connections {
+        far.set_nonblocking(true).expect("a socket");
+        let _ = (&mut &*far).write(&page);
+    }
+    siege.others_go_on();
+    (connections, status(siege.switch.pid(), "VmRSS:") - memory)
+}
+
+pub(super) fn never_acknowledging(count: usize) -> u64 {
+    let siege = Siege::lay(&["env"]);
+    siege.others_go_on();
+    let (_connections, grown) = silent_receivers(&siege, count);
+    // 64 MiB a container for data to it, a chunk in reserve for each flow, and what a flow is by itself.
+    assert!(grown < 96 * 1024 + count as u64 * 80, "{grown} KiB more for {count}");
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(500));
+        siege.others_go_on();
+    }
+    grown
+}
+
+/// A connection of which both sides' numbers are known: the next of the container, and the next of the switch.
+fn numbered(siege: &Siege) -> ((TcpStream, TcpStream), SocketAddrV4, SocketAddrV4, (u32, u32)) {
+    let wire = Wire::open(&siege.hostile, "eth0", View::Incoming, Names::default());
+    let (near, far) = siege.connection(82);
+    let answer = wire.wait(&["tcp"]).expect("a SYN-ACK");
+    let word = |at: usize| u32::from_be_bytes(answer.bytes[at..at + 4].try_into().expect("four bytes"));
+    let numbers = (word(42), word(38).wrapping_add(1));
+    let std::net::SocketAddr::V4(own) = near.local_addr().expect("connected") else { panic!("not IPv4") };
+    ((near, far), own, SocketAddrV4::new(SERVER, 82), numbers)
+}
+
+fn a_storm_of_acknowledgements_is_not_amplified() {
+    let siege = Siege::lay(&["env"]);
+    let ((near, far), own, to, (seq, ack)) = numbered(&siege);
+    let flood = siege.hostile.injector();
+    const COUNT: u64 = 20_000;
+    let before = received(&siege.hostile);
+    for number in 0..COUNT as u32 {
+        // The same again and again; and every fourth of something that was never sent.
+        let ack = if number % 4 == 0 { ack.wrapping_add(1_000_000 + number) } else { ack };
+        flood.send(&Packet::syn(own, to).numbered(seq, ack).with_tcp_flags(16));
+        if number % 5000 == 0 {
+            siege.others_go_on();
+        }
+    }
+    siege.others_go_on();
+    let answers = received(&siege.hostile) - before;
+    eprintln!("process: {COUNT} acknowledgements were answered by {answers} frames");
+    // RFC 5961 5.2: those of what was never sent are answered, and no others.
+    assert!(answers <= COUNT / 4 + 100, "{answers} answers");
+    say(&near, &far, "still here").expect("heard");
+    say(&far, &near, "and back").expect("heard");
+}
+
+fn garbage_outside_of_the_window_changes_nothing() {
+    let siege = Siege::lay(&["env"]);
+    let ((near, far), own, to, (seq, ack)) = numbered(&siege);
+    let flood = siege.hostile.injector();
+    let mut dice = 0x1234_5678_9abc_def1_u64;
+    let mut roll = || {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        (dice >> 16) as u32
+    };
+    for number in 0..20_000 {
+        // Beyond any window, or long before it; any flags but those of a SYN, whose answer is the same.
+        let outside = seq.wrapping_add((4 << 20) + roll() % (1 << 31));
+        let flags = [16, 17, 4, 20, 24, 1, 0, 18][roll() as usize % 8];
+        flood.send(&Packet::syn(own, to).numbered(outside, ack).with_tcp_flags(flags));
+        if number % 5000 == 0 {
+            siege.others_go_on();
+        }
+    }
+    siege.others_go_on();
+    soon("it is counted", || siege.switch.drops("hostile", "invalid-state") > 0);
+    assert_eq!(siege.switch.drops("other", "invalid-state"), 0);
+    say(&near, &far, "still here").expect("heard");
+    say(&far, &near, "and back").expect("heard");
+}
+
+/// Small RLIMIT_NOFILE.
+fn one_container_does_not_take_the_last_descriptor() {
+    let siege = Siege::lay(&["prlimit", "--nofile=512:512"]);
+    siege.others_go_on();
+    let (near, far) = siege.connection(83);
+    let listener = siege.case.world.listen(SocketAddrV4::new(SERVER, 84));
+    let mut held = Vec::new();
+    let mut refused = 0;
+    while refused < 3 {
+        match siege.hostile.connect(ANY, SocketAddrV4::new(SERVER, 84), Duration::from_millis(300)) {
+            Ok(stream) => held.push((stream, listener.accept().expect("connected"))),
+            Err(_) => refused += 1,
+        }
+        assert!(held.len() < 512, "more than there are descriptors");
+    }
+    assert!(held.len() > 100, "{} connections of 512 descriptors", held.len());
+    siege.counted_and_told_once("no-socket");
+    // Old ones go on, and new ones of others begin.
+    say(&near, &far, "still here").expect("heard");
+    for _ in 0..5 {
+        siege.others_go_on();
+    }
+    drop(held);
+    // The hostile container cannot say that they ended; the world could.
+    within(PATIENCE, "descriptors are free again", || {
+        siege.hostile.connect(ANY, SocketAddrV4::new(SERVER, 84), Duration::from_millis(300)).is_ok()
+    });
+}
