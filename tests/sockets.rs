@@ -25,7 +25,7 @@ use pontoon::core::socket::{
 };
 use pontoon::io::netcfg::{self, Config, Route};
 use pontoon::io::reactor::{self, Start, StartUplink};
-use pontoon::io::sockets::{BACKLOG_RESERVE, HostSockets, Options, OptionsError};
+use pontoon::io::sockets::{BACKLOG_RESERVE, HostSockets, Options, OptionsError, RESERVE_MAX};
 use pontoon::io::switch::{Notifier, Switch};
 use pontoon::io::sys::netns;
 use pontoon::io::sys::process;
@@ -90,6 +90,7 @@ fn trials() -> Vec<Trial> {
         an_id_of_another_use_reaches_nobody,
         without_descriptors_a_listener_tries_again_when_one_is_free,
         listeners_keep_descriptors_from_other_connections,
+        many_listeners_keep_no_more_descriptors_than_they_can_use,
         local_ports_come_from_changing_windows,
         a_full_window_of_ports_gives_way_to_the_next,
         connections_leave_from_the_address_that_was_chosen,
@@ -361,6 +362,17 @@ fn listeners_keep_descriptors_from_other_connections() {
     assert_eq!(host.sockets.room(), before - 1 - BACKLOG_RESERVE, "out of the reserve");
     host.sockets.close(id, Close::Reset);
     host.sockets.close(listener, Close::Reset);
+    assert_eq!(host.sockets.room(), before);
+}
+
+fn many_listeners_keep_no_more_descriptors_than_they_can_use() {
+    let mut host = Host::new();
+    let before = host.sockets.room();
+    let listeners: Vec<_> = (0..200).map(|_| host.listening("127.0.0.1").0).collect();
+    assert_eq!(host.sockets.room(), before - listeners.len() - RESERVE_MAX);
+    for listener in listeners {
+        host.sockets.close(listener, Close::Reset);
+    }
     assert_eq!(host.sockets.room(), before);
 }
 
@@ -680,6 +692,10 @@ fn datagram_sockets_leave_the_host_most_of_its_ports() {
     let Some(range) = PortRange::set("40000 40063") else { return };
     let mut host = Host::new();
     drop(range);
+    // A published port takes none of the ports that the host gives out.
+    let free = receiver("127.0.0.1").local_addr().expect("bound").port();
+    let id = host.id();
+    host.sockets.open(id, Datagrams::Udp, Endpoint { addr: addr("0.0.0.0"), port: free }).expect("a published port");
     let mut last = None;
     for n in 0..=16 {
         let id = host.id();

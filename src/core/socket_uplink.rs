@@ -597,6 +597,18 @@ impl Datapath {
         let network = self.ports.get(owner).and_then(|p| p.attachment()).map(|a| a.network);
         let Some(network) = network else { return Ok(()) };
         let origin = Origin { port: owner, network };
+        // Asked before anything is opened: thousands of sockets that are closed again would hold up frames for nothing.
+        let room = world.sockets().map_or(0, |sockets| sockets.room());
+        let mut needed = 0;
+        let mut first_beyond = None;
+        for publication in ports.iter().filter(|p| p.host_ip.is_none_or(|ip| !self.is_gateway(ip))) {
+            needed += if publication.host_ip.is_some() { 1 } else { WILDCARDS.len() };
+            first_beyond = first_beyond.or((needed > room).then_some(publication));
+        }
+        if let Some(publication) = first_beyond {
+            let why = format!("the request needs {needed} descriptors and {room} are left; {RAISE_LIMIT}");
+            return Err(not_bound(publication, publication.host_ip, Failure::NoFiles, why));
+        }
         for (at, (tag, publication)) in tags.iter().zip(ports).enumerate() {
             // An address of the gateway's is not the host's: what is published there is for containers alone.
             if publication.host_ip.is_some_and(|ip| self.is_gateway(ip)) {
@@ -605,13 +617,8 @@ impl Datapath {
             let to = Endpoint { addr: ip, port: publication.container_port };
             if let Err((at_addr, failure)) = self.open_door(*tag, publication, origin, to, now, world) {
                 self.close_doors(&tags[..=at], now, world);
-                return Err(CommandError::Bind {
-                    host_ip: at_addr,
-                    port: publication.host_port,
-                    proto: transport_name(publication.proto),
-                    failure,
-                    why: why_not(failure, publication.host_port),
-                });
+                let why = why_not(failure, publication.host_port);
+                return Err(not_bound(publication, Some(at_addr), failure, why));
             }
         }
         Ok(())
@@ -627,9 +634,8 @@ impl Datapath {
         now: Instant,
         world: &mut dyn World,
     ) -> Result<(), (Addr, Failure)> {
-        let wildcards = [Addr::V4_UNSPECIFIED, Addr::V6_UNSPECIFIED];
         let given = publication.host_ip.map(|ip| [ip]);
-        let at = given.as_ref().map_or(&wildcards[..], |one| &one[..]);
+        let at = given.as_ref().map_or(&WILDCARDS[..], |one| &one[..]);
         for addr in at {
             let at = Endpoint { addr: *addr, port: publication.host_port };
             let opened = self.with_engines(now, world, |engines, lower| match publication.proto {
@@ -672,6 +678,22 @@ impl Datapath {
     }
 }
 
+/// Where a port is published for which no address was given.
+const WILDCARDS: [Addr; 2] = [Addr::V4_UNSPECIFIED, Addr::V6_UNSPECIFIED];
+
+/// What cures a lack of descriptors.
+const RAISE_LIMIT: &str = "raise RLIMIT_NOFILE ('ulimit -n') or publish fewer ports";
+
+fn not_bound(publication: &Publication, at: Option<Addr>, failure: Failure, why: String) -> CommandError {
+    CommandError::Bind {
+        host_ip: at.unwrap_or(Addr::V4_UNSPECIFIED),
+        port: publication.host_port,
+        proto: transport_name(publication.proto),
+        failure,
+        why,
+    }
+}
+
 /// What to tell of a port that could not be had.
 fn why_not(failure: Failure, port: u16) -> String {
     match failure {
@@ -680,9 +702,7 @@ fn why_not(failure: Failure, port: u16) -> String {
             "permission denied: below net.ipv4.ip_unprivileged_port_start a port needs privilege; choose a higher one, or \
              let the administrator run 'sysctl net.ipv4.ip_unprivileged_port_start={port}'"
         ),
-        Failure::NoFiles => {
-            "no descriptor is left (RLIMIT_NOFILE); raise 'ulimit -n' or publish fewer ports".to_owned()
-        }
+        Failure::NoFiles => format!("no descriptor is left; {RAISE_LIMIT}"),
         Failure::NoAddress => "the address is none of this host's".to_owned(),
         other => format!("{other:?}"),
     }

@@ -18,9 +18,10 @@
 //! - The first error of a connection is kept: after it, the end of the data is an error, whoever was told of it first.
 //!
 //! # Limits
-//! Descriptors: RLIMIT_NOFILE, less what the rest of the process needs and [`BACKLOG_RESERVE`] for each listener, out of
-//! which connections are accepted when containers' own connections have used up the rest. UDP sockets: a quarter of the
-//! host's local ports, so that the host itself can still ask its DNS server.
+//! Descriptors: RLIMIT_NOFILE, less what the rest of the process needs and [`BACKLOG_RESERVE`] for each listener, at most
+//! [`RESERVE_MAX`], out of which connections are accepted when containers' own connections have used up the rest. UDP
+//! sockets at ports that the host chooses: a quarter of its local ports, so that the host itself can still ask its DNS
+//! server.
 
 pub use self::datagram::may_ping;
 use std::collections::VecDeque;
@@ -52,6 +53,9 @@ use routes::Routes;
 
 /// Descriptors that are kept free for each listener.
 pub const BACKLOG_RESERVE: usize = 16;
+/// Descriptors that are kept free for all listeners together: thousands of published ports are not all busy at once, and
+/// with 16 for each of 10,000 sockets no usual RLIMIT_NOFILE would allow them.
+pub const RESERVE_MAX: usize = 1024;
 /// Descriptors of the rest of the process, beside those open at start: clients of the API, captures, passing ones.
 const OTHERS: usize = 128;
 /// How long a listener that found no descriptor waits at most: one may have become free in another process.
@@ -251,6 +255,7 @@ pub struct HostSockets {
     open: usize,
     listeners: usize,
     accepted: usize,
+    /// UDP sockets at ports that the host chose.
     udp: usize,
 }
 
@@ -389,7 +394,7 @@ impl HostSockets {
 
     /// What listeners keep for connections still to be accepted.
     fn reserved(&self) -> usize {
-        (self.listeners * BACKLOG_RESERVE).saturating_sub(self.accepted)
+        reserve(self.listeners).saturating_sub(self.accepted)
     }
 
     /// Takes a socket in and has epoll watch it.
@@ -405,7 +410,7 @@ impl HostSockets {
         match &entry.kind {
             Kind::Stream(stream) => self.accepted += usize::from(stream.accepted),
             Kind::Listener { .. } => self.listeners += 1,
-            Kind::Datagram(datagram) => self.udp += usize::from(datagram.kind() == Datagrams::Udp),
+            Kind::Datagram(datagram) => self.udp += usize::from(datagram.uses_local_port()),
         }
         if self.entries.len() <= id.slot() {
             self.entries.resize_with(id.slot() + 1, || None);
@@ -425,10 +430,15 @@ impl HostSockets {
         match &entry.kind {
             Kind::Stream(stream) => self.accepted -= usize::from(stream.accepted),
             Kind::Listener { .. } => self.listeners -= 1,
-            Kind::Datagram(datagram) => self.udp -= usize::from(datagram.kind() == Datagrams::Udp),
+            Kind::Datagram(datagram) => self.udp -= usize::from(datagram.uses_local_port()),
         }
         Some(entry.kind)
     }
+}
+
+/// What so many listeners keep free.
+fn reserve(listeners: usize) -> usize {
+    (listeners * BACKLOG_RESERVE).min(RESERVE_MAX)
 }
 
 #[inline]
@@ -462,7 +472,7 @@ impl Sockets for HostSockets {
     }
 
     fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
-        self.may_open(id, self.reserved() + BACKLOG_RESERVE)?;
+        self.may_open(id, reserve(self.listeners + 1).saturating_sub(self.accepted))?;
         let fd = stream::listen(at).map_err(failure_of)?;
         self.insert(id, Kind::Listener { fd, admits: true })
     }

@@ -36,6 +36,8 @@ pub const CLAIMS: &[Claim] = claims![
     the_hosts_loopback_is_reached_by_its_own_address_alone,
     a_port_below_1024_without_the_right_is_refused_in_a_line needs "setpriv",
     a_port_that_cannot_be_had_leaves_nothing_published,
+    a_range_beyond_the_descriptors_is_refused_in_a_line,
+    five_thousand_ports_are_published_at_once_and_all_lead_inside,
     flows_name_the_peer,
     three_thousand_connections_leave_no_descriptor,
     readers_that_stand_still_lose_nothing,
@@ -549,6 +551,25 @@ fn a_port_that_cannot_be_had_leaves_nothing_published() {
             nothing_published(&case, &switch, &[8080]);
         }
     }
+    {
+        let _taken = case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8105));
+        let words = ["publish", "c1", "8100-8110:80-90"];
+        refused(&words, &switch.say(&words), 1, &["another program of the host has this port", ":8105/tcp"]);
+        nothing_published(&case, &switch, &[8100, 8104, 8106, 8110]);
+    }
+    for (words, why) in [
+        (["publish", "c1", "65530-65536:80-86"], "'65536' is not a port; write a number from 1 to 65535"),
+        (["publish", "c1", "65530-65535:65531-65536"], "'65536' is not a port; write a number from 1 to 65535"),
+    ] {
+        refused(&words, &switch.say(&words), 2, &[why]);
+    }
+    let words = ["publish", "c1", "8100-8110:80-90", "8110-8111:80-81"];
+    refused(&words, &switch.say(&words), 1, &["host port 8110 is there twice"]);
+    switch.tell(&["publish", "c1", "8104-8106:80-82"]);
+    let words = ["publish", "c1", "8100-8110:80-90"];
+    refused(&words, &switch.say(&words), 1, &[":8104/tcp", "already allocated by 'c1'"]);
+    switch.tell(&["unpublish", "c1", "8104-8106:80-82"]);
+    nothing_published(&case, &switch, &[8100, 8104, 8106, 8110]);
     let words = ["publish", "c1", "8080:80", "8083:80", "8080:81"];
     refused(&words, &switch.say(&words), 1, &["8080"]);
     nothing_published(&case, &switch, &[8080, 8083]);
@@ -562,6 +583,52 @@ fn a_port_that_cannot_be_had_leaves_nothing_published() {
         let near = case.world.connect(ANY, at(HOST, port), CONNECTS).expect("connected");
         say(&near, &inside.accept().expect("connected").0, "hello").expect("heard");
     }
+}
+
+fn a_range_beyond_the_descriptors_is_refused_in_a_line() {
+    let case = Case::new();
+    case.connect_host();
+    let c1 = case.netns("c1");
+    let mut command = case.host.command("sh");
+    command.args(["-c", r#"ulimit -n 600 && exec "$0" "$@""#, PROGRAM, "switch", "--uplink", "sockets", "--control"]);
+    command.arg(case.control()).stdin(Stdio::null());
+    let switch = case.started(command);
+    switch.attach("c1", &c1, &[]);
+    for (ports, why) in [
+        ("8000-8999:1000-1999", "the request needs 2002 descriptors"),
+        ("8000-8999:1000-1999/udp", "the request needs 2002 descriptors"),
+        // There would be enough, but for what is kept free for clients.
+        ("8000-8199:1000-1199", "no descriptor is left"),
+    ] {
+        let words = ["publish", "c1", "7000:70", ports];
+        refused(&words, &switch.say(&words), 1, &[why, "RLIMIT_NOFILE"]);
+        nothing_published(&case, &switch, &[7000, 8000, 8199]);
+    }
+    switch.tell(&["publish", "c1", "8000-8009:1000-1009"]);
+    assert_eq!(switch.list("published").len(), 10);
+}
+
+fn five_thousand_ports_are_published_at_once_and_all_lead_inside() {
+    let (case, c1, switch) = one(&[]);
+    let resident = switch.resident();
+    let began = Instant::now();
+    switch.tell(&["publish", "c1", "20000-24999:10000-14999"]);
+    let took = began.elapsed();
+    eprintln!("process: 5,000 ports in {took:?}, {resident} KiB resident before and {} after", switch.resident());
+    assert_eq!(switch.list("published").len(), 5000);
+    soon("there is one socket for each family", || (10_000..10_100).contains(&descriptors(&switch)));
+    for inner in [10_000, 12_345, 14_999] {
+        let inside = c1.listen(at(C1, inner));
+        for (client, to) in [(&case.world, HOST), (&case.host, Ipv4Addr::LOCALHOST)] {
+            let near = client.connect(ANY, at(to, inner + 10_000), CONNECTS).expect("connected");
+            say(&near, &inside.accept().expect("connected").0, "hello").expect("heard");
+        }
+    }
+    let began = Instant::now();
+    switch.tell(&["unpublish", "c1", "20000-24999:10000-14999"]);
+    eprintln!("process: and withdrawn in {:?}", began.elapsed());
+    nothing_published(&case, &switch, &[20_000, 24_999]);
+    soon("nothing of them is open", || descriptors(&switch) < 100);
 }
 
 /// The lines of TCP connections, those that wait for stragglers left out.

@@ -776,6 +776,24 @@ fn taken_port_refuses_all_of_a_publication_and_leaves_nothing_open() {
 }
 
 #[test]
+fn range_beyond_the_hosts_descriptors_is_refused_before_any_is_opened() {
+    let mut net = lab();
+    net.attach();
+    let room = u16::try_from(pontoon::core::socket::Sockets::room(net.host())).unwrap();
+    let range = |count: u16| (0..count).map(|n| publication(Transport::Tcp, 2000 + n, 80)).collect::<Vec<_>>();
+    // Each has a socket of either family.
+    let refused = publish(&mut net, "c1", range(room / 2 + 1)).unwrap_err();
+    let words = refused.to_string();
+    assert!(matches!(refused, CommandError::Bind { failure: Failure::NoFiles, .. }), "{words}");
+    for part in [&format!(":{}/tcp", 2000 + room / 2), "10002 descriptors", "10000 are left", "RLIMIT_NOFILE"] {
+        assert!(words.contains(part), "{words}");
+    }
+    assert_eq!(net.host().open(), 0);
+    publish(&mut net, "c1", range(room / 2)).unwrap();
+    assert_eq!(net.host().open(), usize::from(room));
+}
+
+#[test]
 fn privileged_port_is_refused_with_the_name_of_its_sysctl() {
     let mut net = lab();
     net.attach();

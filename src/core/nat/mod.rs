@@ -174,7 +174,9 @@ impl Nat {
 
     /// Withdraws the publications of these tags.
     pub fn withdraw_tags(&mut self, tags: &[u32]) {
-        self.withdraw(|p| tags.contains(&p.tag));
+        let mut gone = tags.to_vec();
+        gone.sort_unstable();
+        self.withdraw(|p| gone.binary_search(&p.tag).is_ok());
     }
 
     /// All published ports, by number.

@@ -41,6 +41,8 @@ pub struct Datagram {
     fd: OwnedFd,
     kind: Datagrams,
     v4: bool,
+    /// The host chose its port.
+    chosen: bool,
     /// As set; `None`: not yet.
     dont_fragment: Option<bool>,
     /// Where datagrams leave from whose sender did not say.
@@ -95,11 +97,12 @@ impl Datagram {
             (done, _) => done,
         };
         bound?;
+        let chosen = at.port == 0;
         let at = endpoint_of(rustix::net::getsockname(&fd)?).ok_or(Errno::AFNOSUPPORT)?;
         let interface = outbound.interface_index();
         let outbound = outbound.address(v4);
         let errors = VecDeque::new();
-        Ok((Datagram { fd, kind, v4, dont_fragment: None, outbound, interface, errors }, at))
+        Ok((Datagram { fd, kind, v4, chosen, dont_fragment: None, outbound, interface, errors }, at))
     }
 
     pub fn fd(&self) -> &OwnedFd {
@@ -303,9 +306,9 @@ impl Datagram {
         ours
     }
 
-    /// Is a ping socket's?
-    pub fn kind(&self) -> Datagrams {
-        self.kind
+    /// Does it use up one of the ports that UDP sockets of the host are given?
+    pub fn uses_local_port(&self) -> bool {
+        self.kind == Datagrams::Udp && self.chosen
     }
 }
 

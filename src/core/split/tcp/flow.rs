@@ -22,6 +22,7 @@
 use std::time::Duration;
 
 use super::build::{self, Header, Options, Unreachable};
+use super::listen::ListenerId;
 use super::pool::{Memory, Usage};
 use super::receive::Receive;
 use super::segment::{Segment, after, before, distance};
@@ -117,8 +118,8 @@ pub(super) struct Flow {
     pub socket: Option<SocketId>,
     /// The other end of the host socket.
     pub dial: Endpoint,
-    /// The published port that it came by.
-    pub listener: Option<u32>,
+    /// The published port that it came by, which may be withdrawn by now.
+    pub listener: Option<ListenerId>,
     pub phase: Phase,
     /// Counted as half-open.
     pub half_open: bool,

@@ -44,9 +44,19 @@ const BATCH: usize = 32;
 /// Other ports that are tried for a client whose own is taken inside.
 const TRIES: usize = 64;
 
-/// A listener, by a number that is not used again soon.
+/// A listener: its place, and above it a number that no other had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub u64);
+
+impl ListenerId {
+    fn new(serial: u64, place: u32) -> ListenerId {
+        ListenerId(serial << 16 | u64::from(place))
+    }
+
+    fn place(self) -> u32 {
+        (self.0 & 0xffff) as u32 // a place is below MAX
+    }
+}
 
 /// A published port.
 #[derive(Debug)]
@@ -101,21 +111,21 @@ impl Tcp {
         now: Instant,
         lower: &mut dyn Lower,
     ) -> Result<ListenerId, Failure> {
-        let place = match self.listeners.iter().position(Option::is_none) {
-            Some(place) => place,
+        let place = match self.free_listeners.last() {
+            Some(place) => *place,
             None if self.listeners.len() >= MAX => return Err(Failure::NoMemory),
-            None => {
-                self.listeners.push(None);
-                self.listeners.len() - 1
-            }
+            None => self.listeners.len() as u32, // below MAX
         };
-        let id = lower.ids().insert(Owner::TcpListener(place as u32)).ok_or(Failure::NoFiles)?;
+        let id = lower.ids().insert(Owner::TcpListener(place)).ok_or(Failure::NoFiles)?;
         if let Err(why) = lower.sockets().listen(id, at) {
             lower.ids().remove(id);
             return Err(why);
         }
+        if self.free_listeners.pop().is_none() {
+            self.listeners.push(None);
+        }
         self.serial += 1;
-        self.listeners[place] = Some(Listener {
+        self.listeners[place as usize] = Some(Listener {
             serial: self.serial,
             tag,
             id,
@@ -130,20 +140,19 @@ impl Tcp {
             paused: false,
             starved: false,
         });
-        let id = ListenerId(self.serial << 16 | place as u64);
+        let id = ListenerId::new(self.serial, place);
         // Who came before the first event is found by the first call.
-        if self.accept(place as u32, now, lower) {
-            self.todo.push_back(Todo::Listener(place as u32));
+        if self.accept(place, now, lower) {
+            self.todo.push_back(Todo::Listener(place));
         }
         Ok(id)
     }
 
     /// Takes a published port back; connections that came by it go on. `false`: it is not there.
     pub fn unlisten(&mut self, id: ListenerId, lower: &mut dyn Lower) -> bool {
-        let place = (id.0 & 0xffff) as u32;
-        let is_there = self.listener(place).is_some_and(|l| l.serial == id.0 >> 16);
+        let is_there = self.named(id).is_some();
         if is_there {
-            self.unlisten_at(place, lower);
+            self.unlisten_at(id.place(), lower);
         }
         is_there
     }
@@ -153,7 +162,7 @@ impl Tcp {
         self.listeners.iter().enumerate().filter_map(|(place, l)| {
             let l = l.as_ref()?;
             Some(ListenerView {
-                id: ListenerId(l.serial << 16 | place as u64),
+                id: ListenerId::new(l.serial, place as u32), // below MAX
                 tag: l.tag,
                 at: l.at,
                 to: l.to,
@@ -168,24 +177,18 @@ impl Tcp {
         self.listeners.get_mut(place as usize)?.as_mut()
     }
 
+    /// `None`: it is gone, whoever has its place now.
+    fn named(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.listener(id.place()).filter(|l| ListenerId::new(l.serial, id.place()) == id)
+    }
+
     pub(super) fn unlisten_at(&mut self, place: u32, lower: &mut dyn Lower) {
         self.end_probe(place);
         self.listener_timers.remove(place);
         let Some(listener) = self.listeners.get_mut(place as usize).and_then(Option::take) else { return };
         lower.sockets().close(listener.id, Close::Orderly);
         lower.ids().remove(listener.id);
-        // The flows that came by it are no listener's now: its place may be another's soon.
-        let flows = self.by_port.get(&listener.port).and_then(|a| self.accounts[*a as usize].as_ref());
-        for slot in flows.map(|a| a.flows.clone()).unwrap_or_default() {
-            if let Slot::Flow(flow) = &mut self.slots[slot as usize]
-                && flow.listener == Some(place)
-            {
-                flow.listener = None;
-                if flow.half_open {
-                    flow.half_open = false;
-                }
-            }
-        }
+        self.free_listeners.push(place);
         self.freed = true;
         self.retry_starved();
     }
@@ -283,12 +286,12 @@ impl Tcp {
             self.free.push(slot);
             return;
         };
+        let mut flow = Flow::new(key, port, accepted.peer, Phase::SynSent, &self.config, now);
         if let Some(listener) = self.listener(place) {
             listener.half_open += 1;
+            flow.listener = Some(ListenerId::new(listener.serial, place));
         }
-        let mut flow = Flow::new(key, port, accepted.peer, Phase::SynSent, &self.config, now);
         flow.socket = Some(client);
-        flow.listener = Some(place);
         flow.half_open = true;
         self.enter(slot, flow, account, now);
         self.run(slot, now, lower, |flow, cx| {
@@ -328,9 +331,9 @@ impl Tcp {
     }
 
     /// A client is half-open no more.
-    pub(super) fn left_half_open(&mut self, place: u32, refused: bool, now: Instant, lower: &mut dyn Lower) {
-        let wait = self.config.listen_probe_first;
-        let Some(listener) = self.listener(place) else { return };
+    pub(super) fn left_half_open(&mut self, id: ListenerId, refused: bool, now: Instant, lower: &mut dyn Lower) {
+        let (wait, place) = (self.config.listen_probe_first, id.place());
+        let Some(listener) = self.named(id) else { return };
         listener.half_open -= 1;
         if std::mem::take(&mut listener.paused) {
             self.todo.push_back(Todo::Listener(place));

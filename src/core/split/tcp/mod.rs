@@ -210,6 +210,7 @@ pub struct Tcp {
     time_waits: VecDeque<(Instant, u32, u64)>,
     time_wait_count: usize,
     listeners: Vec<Option<Listener>>,
+    free_listeners: Vec<u32>,
     listener_timers: Timers,
     /// Listeners that found no descriptor.
     starved: Vec<u32>,
@@ -243,6 +244,7 @@ impl Tcp {
             time_waits: VecDeque::new(),
             time_wait_count: 0,
             listeners: Vec::new(),
+            free_listeners: Vec::new(),
             listener_timers: Timers::default(),
             starved: Vec::new(),
             freed: false,
