@@ -11,7 +11,7 @@
 //! | 127.0.0.0/8, `::1` | only by [`Config::host_loopback`], an address that stands for it |
 //! | cloud metadata ([`METADATA`]) | [`Config::allow_metadata`]: there is no hop that IMDSv2's hop limit would count |
 //! | 169.254.0.0/16, `fe80::/10` | [`Config::allow_link_local`] |
-//! | multicast | [`Config::allow_multicast`] |
+//! | multicast | never; the router has dropped it before, for it stays on its link (R12) |
 //! | 240.0.0.0/4 | [`Config::allow_reserved`] |
 //! | broadcast, of any link of the host | never |
 //! | the host's own | [`Config::allow_host_addresses`]: allowed, as docker does, though its INPUT rules do not see who comes |
@@ -47,8 +47,6 @@ pub struct Config {
     pub allow_metadata: bool,
     /// Addresses of one link, but metadata.
     pub allow_link_local: bool,
-    /// 224.0.0.0/4 and ff00::/8.
-    pub allow_multicast: bool,
     /// 240.0.0.0/4, but the broadcast address.
     pub allow_reserved: bool,
     /// The host's own addresses.
@@ -61,7 +59,6 @@ impl Default for Config {
             host_loopback: None,
             allow_metadata: false,
             allow_link_local: false,
-            allow_multicast: false,
             allow_reserved: false,
             allow_host_addresses: true,
         }
@@ -137,7 +134,7 @@ impl Reason {
             Reason::Loopback => "a loopback address; --host-loopback gives the host's an address of its own",
             Reason::Metadata => "the address of a cloud's metadata service, which is not allowed",
             Reason::LinkLocal => "a link-local address, which is not allowed",
-            Reason::Multicast => "a multicast address, which is not allowed",
+            Reason::Multicast => "a multicast address, which stays on its link",
             Reason::Broadcast => "a broadcast address",
             Reason::Reserved => "an address of the reserved 240.0.0.0/4, which is not allowed",
             Reason::HostAddress => "an address of the host itself, which is not allowed",
@@ -179,10 +176,13 @@ impl Policy {
                 let allowed = match why {
                     Reason::Metadata => config.allow_metadata,
                     Reason::LinkLocal => config.allow_link_local,
-                    Reason::Multicast => config.allow_multicast,
                     Reason::Reserved => config.allow_reserved,
                     Reason::HostAddress => config.allow_host_addresses,
-                    Reason::Unspecified | Reason::Loopback | Reason::Broadcast | Reason::NoRoute => false,
+                    Reason::Unspecified
+                    | Reason::Loopback
+                    | Reason::Multicast
+                    | Reason::Broadcast
+                    | Reason::NoRoute => false,
                 };
                 if allowed { Ok(()) } else { Err(why) }
             }
@@ -298,7 +298,6 @@ mod tests {
         host_loopback: None,
         allow_metadata: false,
         allow_link_local: false,
-        allow_multicast: false,
         allow_reserved: false,
         allow_host_addresses: false,
     };
@@ -307,7 +306,6 @@ mod tests {
         host_loopback: None,
         allow_metadata: true,
         allow_link_local: true,
-        allow_multicast: true,
         allow_reserved: true,
         allow_host_addresses: true,
     };
@@ -327,10 +325,9 @@ mod tests {
 
     #[test]
     fn each_switch_allows_its_own_and_nothing_else() {
-        let switches: [(Reason, Config); 4] = [
+        let switches: [(Reason, Config); 3] = [
             (Metadata, Config { allow_metadata: true, ..CLOSED }),
             (LinkLocal, Config { allow_link_local: true, ..CLOSED }),
-            (Multicast, Config { allow_multicast: true, ..CLOSED }),
             (Reserved, Config { allow_reserved: true, ..CLOSED }),
         ];
         for (own, config) in switches {
@@ -345,10 +342,10 @@ mod tests {
     }
 
     #[test]
-    fn unspecified_loopback_and_broadcast_have_no_switch() {
+    fn unspecified_loopback_multicast_and_broadcast_have_no_switch() {
         for (text, reason) in EDGES {
             let want = match reason {
-                Some(why @ (Unspecified | Loopback | Broadcast)) => Decision::Refuse(why),
+                Some(why @ (Unspecified | Loopback | Multicast | Broadcast)) => Decision::Refuse(why),
                 _ => Decision::Dial(addr(text)),
             };
             assert_eq!(Policy::new(OPEN).decide(addr(text), RouteKind::Unicast), want, "{text}");
