@@ -24,7 +24,7 @@ use self::ids::Ids;
 use super::counters::DropReason;
 use super::network::NetworkId;
 use super::port::PortId;
-use super::socket::Sockets;
+use super::socket::{RouteKind, Sockets};
 use crate::frame::Frame;
 use crate::wire::addr::Addr;
 
@@ -33,6 +33,21 @@ use crate::wire::addr::Addr;
 pub struct Origin {
     pub port: PortId,
     pub network: NetworkId,
+}
+
+/// As whom a container sees a client of its published port, or whoever tells it of an error: as itself, or as the gateway
+/// where that may not be. Loopback, the host's own, one link's and no single host's addresses mean something else in the
+/// container's network (CVE-2021-20199), and so do those of the network's own; the other family's cannot be written.
+/// `None`: the network has no gateway of the container's family.
+fn shown(addr: Addr, inside: Addr, network: NetworkId, lower: &mut dyn Lower) -> Option<Addr> {
+    let hidden = addr.is_v4() != inside.is_v4()
+        || policy::special(addr).is_some()
+        || lower.on_link(network, addr)
+        || matches!(lower.sockets().route_kind(addr), RouteKind::Local | RouteKind::Broadcast);
+    if !hidden {
+        return Some(addr);
+    }
+    lower.gateway(network).filter(|gateway| gateway.is_v4() == inside.is_v4())
 }
 
 /// What an engine needs around it.

@@ -28,11 +28,10 @@ use super::{Key, Slot, Tcp, Todo};
 use crate::core::counters::DropReason;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
-use crate::core::socket::{Accepted, Close, Endpoint, Failure, RouteKind, SocketId};
-use crate::core::split::Lower;
+use crate::core::socket::{Accepted, Close, Endpoint, Failure, SocketId};
 use crate::core::split::ids::Owner;
+use crate::core::split::{Lower, shown};
 use crate::core::time::Instant;
-use crate::wire::addr::Addr;
 use crate::wire::ip::tcp;
 
 /// Listeners at once.
@@ -309,11 +308,7 @@ impl Tcp {
         client: Endpoint,
         lower: &mut dyn Lower,
     ) -> Option<Key> {
-        let addr = if keeps_address(client.addr, inside.addr, network, lower) {
-            client.addr
-        } else {
-            lower.gateway(network).filter(|g| g.is_v4() == inside.addr.is_v4())?
-        };
+        let addr = shown(client.addr, inside.addr, network, lower)?;
         let mut key = Key { network, inside, outside: Endpoint { addr, port: client.port } };
         // Two published ports may lead one client's address and port to one container's port: the address is kept.
         for _ in 0..TRIES {
@@ -439,22 +434,4 @@ impl Tcp {
         }
         self.free.push(slot);
     }
-}
-
-/// May a container see this client's own address? Not one that it takes for its own or its link's, or that no packet may
-/// come from (127/8 would make it trust the client as itself).
-fn keeps_address(client: Addr, inside: Addr, network: NetworkId, lower: &mut dyn Lower) -> bool {
-    if client.is_v4() != inside.is_v4() || client.is_multicast() || !client.is_routable_source() {
-        return false;
-    }
-    let octets = client.octets();
-    let is_link_local = match client.as_v4() {
-        Some(v4) => v4[..2] == [169, 254],
-        None => octets[0] == 0xfe && octets[1] & 0xc0 == 0x80,
-    };
-    let is_loopback_or_none = !client.is_v4() && octets[..15] == [0; 15] && octets[15] <= 1;
-    !is_link_local
-        && !is_loopback_or_none
-        && !lower.on_link(network, client)
-        && matches!(lower.sockets().route_kind(client), RouteKind::Unicast | RouteKind::Unreachable)
 }

@@ -14,8 +14,8 @@ use crate::core::counters::DropReason;
 use crate::core::hash::Keyed;
 use crate::core::icmp::{self as errors, Complaint, Limiter};
 use crate::core::network::NetworkId;
-use crate::core::socket::{DatagramError, Endpoint, Failure, RouteKind};
-use crate::core::split::{Lower, policy};
+use crate::core::socket::{DatagramError, Endpoint, Failure};
+use crate::core::split::{Lower, shown};
 use crate::core::time::Instant;
 use crate::frame::{Frame, HEADROOM, Link};
 use crate::wire::addr::Addr;
@@ -218,16 +218,7 @@ fn shown_offender(offender: Addr, flow: &Flow, lower: &mut dyn Lower) -> Option<
     if offender == flow.peer.addr {
         return Some(flow.shown.addr);
     }
-    let hidden = is_hidden(offender, flow.origin.network, lower);
-    (!hidden && offender.is_v4()).then_some(offender)
-}
-
-/// May an address of the host's world not be shown in a network: is it loopback, of the host itself, of one link only,
-/// no single host's, or of the network's own (CVE-2021-20199)?
-pub(in crate::core::split) fn is_hidden(addr: Addr, network: NetworkId, lower: &mut dyn Lower) -> bool {
-    policy::special(addr).is_some()
-        || lower.on_link(network, addr)
-        || matches!(lower.sockets().route_kind(addr), RouteKind::Local | RouteKind::Broadcast)
+    shown(offender, flow.inside.addr, flow.origin.network, lower)
 }
 
 fn send(from: Addr, to: Addr, network: NetworkId, complaint: Complaint, quoted: &[u8], lower: &mut dyn Lower) {

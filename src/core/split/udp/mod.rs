@@ -7,7 +7,7 @@
 //! address that it knows the peer by.
 //!
 //! A published port is one socket at a fixed place. Each of its clients is a flow, too; the container sees the client's
-//! own address, or the gateway's where that address may not be shown ([`errors::is_hidden`]), and another port where two
+//! own address, or the gateway's where that address may not be shown ([`super::shown`]), and another port where two
 //! clients would look the same. Replies leave from the address that the client asked.
 //!
 //! ```text
@@ -44,11 +44,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use self::errors::{About, Drained, Errors, is_hidden};
+use self::errors::{About, Drained, Errors};
 use self::packet::{Arrived, HEADERS, Identifications, MAX_DATA, Quote};
 use self::table::{Begun, Flow, Kind, New, Rank, Spared, Table, Way};
 use super::ids::Owner;
-use super::{Lower, Origin};
+use super::{Lower, Origin, shown};
 use crate::core::command::Traffic;
 use crate::core::conntrack::FiveTuple;
 use crate::core::counters::DropReason;
@@ -546,10 +546,8 @@ impl Udp {
         {
             return Err(DropReason::Broadcast); // no reply could leave from there
         }
-        let mut shown = received.from;
-        if is_hidden(shown.addr, origin.network, lower) {
-            shown.addr = lower.gateway(origin.network).ok_or(DropReason::NoGateway)?;
-        }
+        let addr = shown(received.from.addr, to.addr, origin.network, lower).ok_or(DropReason::NoGateway)?;
+        let mut shown = Endpoint { addr, ..received.from };
         let mut attempts = 0;
         while self.table.of_container(origin, to, shown, now).is_some() {
             if attempts == PORT_ATTEMPTS {

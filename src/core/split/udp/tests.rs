@@ -403,7 +403,17 @@ fn client_of_a_published_port_is_seen_with_its_address_and_answered_from_the_one
 // CVE-2021-20199
 #[test]
 fn client_that_may_not_be_shown_is_the_gateway() {
-    for hidden in ["127.0.0.1", "192.0.2.10", "172.17.3.4", "169.254.7.7", "224.0.0.1", "0.0.0.0", "127.0.0.53"] {
+    for hidden in [
+        "127.0.0.1",
+        "192.0.2.10",
+        "172.17.3.4",
+        "169.254.7.7",
+        "224.0.0.1",
+        "0.0.0.0",
+        "127.0.0.53",
+        "2001:db8::9",
+        "::1",
+    ] {
         let (mut udp, mut around) = engine();
         let id = publish(&mut udp, &mut around, 1, 2);
         let client = Endpoint { addr: hidden.parse().unwrap(), port: 7000 };
