@@ -35,6 +35,8 @@ pub struct Config {
     pub pool_per_port: usize,
     /// Retransmission timeout before a round trip was measured; RFC 6298 2.1.
     pub rto_initial: Duration,
+    /// The same where our SYN or SYN-ACK was sent more than once; RFC 6298 5.7.
+    pub rto_after_lost_syn: Duration,
     /// The shortest; Linux `TCP_RTO_MIN`.
     pub rto_min: Duration,
     /// The longest; at least 60 s (RFC 6298 2.4), and that of probes for a closed window.
@@ -81,6 +83,7 @@ impl Default for Config {
             pool: 256 << 20,
             pool_per_port: 64 << 20,
             rto_initial: Duration::from_secs(1),
+            rto_after_lost_syn: Duration::from_secs(3),
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(60),
             retries: 7,

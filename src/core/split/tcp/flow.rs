@@ -425,7 +425,9 @@ impl Flow {
 
     fn opened(&mut self, cx: &mut Context<'_>) {
         self.phase = Phase::Open;
-        self.tx.retries = 0;
+        if std::mem::take(&mut self.tx.retries) > 0 {
+            self.tx.start_over(cx.config.rto_after_lost_syn);
+        }
         self.tx.alarm = None;
         self.tx.measure(self.tx.una, cx.config.rto_min, cx.now);
         cx.stats.opened += 1;
@@ -453,8 +455,18 @@ impl Flow {
         self.heard = cx.now;
         self.probes = 0;
         if s.has(tcp::SYN) {
-            if self.phase == Phase::SynReceived && s.seq == self.rx.irs && !s.has(tcp::ACK) {
+            let of_the_opening = self.phase == Phase::SynReceived && s.seq == self.rx.irs;
+            if of_the_opening && !s.has(tcp::ACK) {
                 self.send_syn(cx);
+                return Ok(());
+            }
+            if of_the_opening && s.ack == self.tx.nxt {
+                // Both had sent a SYN at once, and this answers ours (RFC 9293 3.5). Its window is not scaled.
+                self.tx.una = s.ack;
+                self.tx.set_window(s.seq, s.ack, u32::from(s.window));
+                self.opened(cx);
+                self.ack_pending = true;
+                self.more |= self.pump(cx.config.turn, cx);
                 return Ok(());
             }
             // RFC 5961 4.2.

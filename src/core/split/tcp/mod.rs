@@ -396,14 +396,15 @@ impl Tcp {
         }
     }
 
-    /// A container is gone: every flow of it is reset, both ways, and its ports are unpublished.
+    /// A container is gone: every flow of it ends, by a reset unless it had said all it had to say, and its ports are
+    /// unpublished.
     pub fn detach(&mut self, port: PortId, now: Instant, lower: &mut dyn Lower) {
         for listener in 0..self.listeners.len() as u32 {
             if self.listeners[listener as usize].as_ref().is_some_and(|l| l.port == port) {
                 self.unlisten_at(listener, lower);
             }
         }
-        self.end_flows(port, now, lower);
+        self.end_each(port, now, lower, Flow::leave);
         if let Some(account) = self.by_port.remove(&port) {
             self.accounts[account as usize] = None;
         }
@@ -411,10 +412,20 @@ impl Tcp {
 
     /// Every flow of a container is reset, both ways, and its published ports stay; how many there were.
     pub fn end_flows(&mut self, port: PortId, now: Instant, lower: &mut dyn Lower) -> usize {
+        self.end_each(port, now, lower, Flow::reset)
+    }
+
+    fn end_each(
+        &mut self,
+        port: PortId,
+        now: Instant,
+        lower: &mut dyn Lower,
+        end: fn(&mut Flow, &mut Context<'_>),
+    ) -> usize {
         let account = self.by_port.get(&port).and_then(|account| self.accounts[*account as usize].as_ref());
         let flows = account.map(|a| a.flows.clone()).unwrap_or_default();
         for slot in &flows {
-            self.run(*slot, now, lower, |flow, cx| flow.reset(cx));
+            self.run(*slot, now, lower, end);
         }
         flows.len()
     }

@@ -204,6 +204,11 @@ impl Send {
         self.timed = None;
     }
 
+    /// The timeout is this one, whatever it had grown to.
+    pub fn start_over(&mut self, rto: Duration) {
+        (self.rto, self.backoff) = (rto, 0);
+    }
+
     /// Begins to time a segment that ends at `end`.
     pub fn time(&mut self, end: u32, now: Instant) {
         self.timed.get_or_insert((end, now));
@@ -680,6 +685,15 @@ impl Flow {
 
     /// Ends the flow on both sides by RST.
     pub(super) fn reset(&mut self, cx: &mut Context<'_>) {
+        self.end(Close::Reset, cx);
+    }
+
+    /// The container is gone. What it had said to the end, the host delivers: as it does for any process that ended.
+    pub(super) fn leave(&mut self, cx: &mut Context<'_>) {
+        self.end(if self.rx.finished { Close::Orderly } else { Close::Reset }, cx);
+    }
+
+    fn end(&mut self, how: Close, cx: &mut Context<'_>) {
         if self.fate != Fate::Alive {
             return;
         }
@@ -690,7 +704,7 @@ impl Flow {
         };
         let header = Header { seq, ack, flags, window: 0, ..self.header(seq, flags, cx) };
         build::send_bare(cx.lower, self.key.network, &header);
-        self.close_socket(Close::Reset, cx);
+        self.close_socket(how, cx);
         self.fate = Fate::Gone;
     }
 }

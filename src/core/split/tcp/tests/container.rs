@@ -643,6 +643,27 @@ fn detach_resets_both_ways() {
 }
 
 #[test]
+fn what_a_container_had_said_to_the_end_is_delivered_after_it_is_gone() {
+    let mut peer = Peer::new(Config::default());
+    peer.send(ACK | FIN, &ramp(5000));
+    peer.bed.tcp.detach(super::bed::PORT, peer.bed.now, &mut peer.bed.world);
+    let sock = peer.bed.last_socket();
+    assert_eq!((sock.outbox.len(), sock.finished, sock.closed), (5000, true, Some(Close::Orderly)));
+}
+
+#[test]
+fn lost_syn_ack_does_not_slow_the_data_down() {
+    let mut peer = Peer::received(Config::default(), &OPTIONS);
+    assert_eq!(peer.pass(1000).len(), 1, "the SYN-ACK again");
+    assert_eq!(peer.pass(2000).len(), 1, "and again");
+    peer.send(ACK, b"");
+    assert_eq!(peer.host_sends(b"x").len(), 1);
+    // RFC 6298 5.7: three seconds, and not what the timeout had grown to.
+    assert_eq!(peer.pass(2900).len(), 0);
+    assert_eq!(peer.pass(200).len(), 1);
+}
+
+#[test]
 fn path_mtu_of_the_container_is_obeyed() {
     let mut peer = Peer::new(Config::default());
     let sent = peer.host_sends(&ramp(20_000));

@@ -85,6 +85,16 @@ fn container_sees_the_client_unless_the_answer_would_not_come_back() {
 }
 
 #[test]
+fn connection_opens_when_both_have_sent_a_syn_at_once() {
+    let mut port = Port::new(Config::default());
+    let syn = port.client(end("203.0.113.9", 50_000)).unwrap();
+    port.answer(&Seg { seq: syn.seq.wrapping_sub(1), ..syn.clone() }, SYN).unwrap();
+    assert_eq!(port.bed.sent().pop().unwrap().flags, SYN | ACK);
+    port.answer(&syn, SYN | ACK).unwrap();
+    assert_eq!(port.bed.states(), ["ESTABLISHED"]);
+}
+
+#[test]
 fn client_sees_the_containers_type_of_service_from_the_start() {
     let mut port = Port::new(Config::default());
     let syn = port.client(end("203.0.113.9", 50_000)).unwrap();
