@@ -4,11 +4,11 @@
 //! - `serve` answers on a range of TCP ports, one connection at a time on each, by echoing what it reads. A blocking thread a
 //!   port: nothing but the network is between question and answer.
 //! - `keep` echoes on a range of TCP and UDP ports, any number of connections at once.
-//! - `sink` counts the datagrams of `send`: delivered per second, lost, out of order.
+//! - `sink` counts the datagrams of `send`, flat out or at a rate: delivered per second, lost, out of order.
 //! - `rr` times request and response of one byte on one connection.
 //! - `crr` times connect, request and response, each on a new connection. It goes round the server's ports: after some
 //!   14,000 connections a minute to one destination the client's kernel itself is slow to find a free port.
-//! - `hold` opens connections to `keep` and holds them until its standard input ends; `scatter` does so with UDP flows.
+//! - `hold` opens connections to `keep` and holds them until its standard input ends, idle or busy; `scatter` does so with UDP flows.
 //! - `drain` reads what `pour` writes, at a given rate or as fast as it comes.
 //! - `first` tries to connect until it is answered, and tells when that was.
 //! - `flood` broadcasts ARP requests.
@@ -34,10 +34,18 @@ mod raw;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A stream of datagrams that pauses this long has ended.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A stream of datagrams that has not begun by then does not come.
+const BEGINNING: Duration = Duration::from_secs(2);
+/// Between the datagrams that end a stream: what stands in queues comes first.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// No server outlives its benchmark by much, whoever forgot it.
 const SERVE: Duration = Duration::from_secs(600);
 /// Connections that are opened later than this are not waited for.
-const OPENING: Duration = Duration::from_secs(40);
+const OPENING: Duration = Duration::from_secs(20);
+/// The number of the datagrams that end a stream of them; how many there were stands behind it.
+const LAST: u64 = u64::MAX;
+/// What a busy connection has on its way.
+const PORTION: usize = 1024;
 /// What is told of a distribution, per cent.
 const QUANTILES: [f64; 14] = [0.0, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 100.0];
 
@@ -59,16 +67,19 @@ enum Load {
     /// Count the datagrams of SIZE bytes that `send` sends here; prints "ready"
     Sink {
         port: u16,
-        #[arg(value_parser = clap::value_parser!(u16).range(8..=65_507))]
+        #[arg(value_parser = clap::value_parser!(u16).range(16..=65_507))]
         size: u16,
     },
-    /// Send numbered datagrams of SIZE bytes as fast as they go
+    /// Send numbered datagrams of SIZE bytes, and how many there were
     Send {
         to: SocketAddr,
-        #[arg(value_parser = clap::value_parser!(u16).range(8..=65_507))]
+        #[arg(value_parser = clap::value_parser!(u16).range(16..=65_507))]
         size: u16,
-        #[arg(value_parser = clap::value_parser!(u64).range(1..=60))]
-        seconds: u64,
+        #[arg(value_parser = some_seconds)]
+        seconds: f64,
+        /// So many a second, evenly [default: as fast as they go]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        rate: Option<u32>,
     },
     /// Time one-byte requests and responses on one connection
     Rr {
@@ -76,8 +87,8 @@ enum Load {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
         count: u32,
         /// Stop after this long, if that is before COUNT
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
+        #[arg(long, default_value_t = 60.0, value_parser = some_seconds)]
+        seconds: f64,
     },
     /// Time connect, request and response, round the ports from TO's on
     Crr {
@@ -87,8 +98,8 @@ enum Load {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=20_000))]
         count: u32,
         /// Stop after this long, if that is before COUNT
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
+        #[arg(long, default_value_t = 60.0, value_parser = some_seconds)]
+        seconds: f64,
     },
     /// Hold COUNT connections, round the ports from TO's on, until standard input ends
     Hold {
@@ -97,6 +108,9 @@ enum Load {
         ports: u16,
         #[arg(value_parser = clap::value_parser!(u32).range(1..=200_000))]
         count: u32,
+        /// Each sends a KiB, waits until it is back, and sends the next, all at once
+        #[arg(long)]
+        busy: bool,
     },
     /// Begin COUNT UDP flows, answered ones, round the ports from TO's on, and wait until standard input ends
     Scatter {
@@ -110,14 +124,14 @@ enum Load {
     Drain {
         port: u16,
         rate: u64,
-        #[arg(value_parser = clap::value_parser!(u64).range(1..=60))]
-        seconds: u64,
+        #[arg(value_parser = some_seconds)]
+        seconds: f64,
     },
     /// Write to one connection for SECONDS
     Pour {
         to: SocketAddr,
-        #[arg(value_parser = clap::value_parser!(u64).range(1..=60))]
-        seconds: u64,
+        #[arg(value_parser = some_seconds)]
+        seconds: f64,
     },
     /// Connect as soon as it is possible, and exchange a byte
     First { to: SocketAddr },
@@ -138,15 +152,15 @@ fn main() -> ExitCode {
         Load::Serve { first, ports } => serve(first, ports),
         Load::Keep { first, ports } => keep(first, ports),
         Load::Sink { port, size } => sink(port, usize::from(size)),
-        Load::Send { to, size, seconds } => send(to, usize::from(size), Duration::from_secs(seconds)),
-        Load::Rr { to, count, seconds } => request_response(to, count, Duration::from_secs(seconds)),
+        Load::Send { to, size, seconds, rate } => send(to, usize::from(size), Duration::from_secs_f64(seconds), rate),
+        Load::Rr { to, count, seconds } => request_response(to, count, Duration::from_secs_f64(seconds)),
         Load::Crr { to, ports, count, seconds } => {
-            connect_request_response(to, ports, count, Duration::from_secs(seconds))
+            connect_request_response(to, ports, count, Duration::from_secs_f64(seconds))
         }
-        Load::Hold { to, ports, count } => hold(to, ports, count),
+        Load::Hold { to, ports, count, busy } => hold(to, ports, count, busy),
         Load::Scatter { to, ports, count } => scatter(to, ports, count),
-        Load::Drain { port, rate, seconds } => drain(port, rate, Duration::from_secs(seconds)),
-        Load::Pour { to, seconds } => pour(to, Duration::from_secs(seconds)),
+        Load::Drain { port, rate, seconds } => drain(port, rate, Duration::from_secs_f64(seconds)),
+        Load::Pour { to, seconds } => pour(to, Duration::from_secs_f64(seconds)),
         Load::First { to } => first_byte(to),
         Load::Flood { ifname, mac, sender, count, per_second } => flood(&ifname, &mac, sender, count, per_second),
     };
@@ -160,6 +174,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn some_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if (0.01..=60.0).contains(&seconds) { Ok(seconds) } else { Err("0.01 to 60 seconds".to_owned()) }
 }
 
 fn serve(first: u16, ports: u16) -> io::Result<Value> {
@@ -229,7 +248,7 @@ fn keep(first: u16, ports: u16) -> io::Result<Value> {
                 continue;
             }
             let slot = &mut connections[number - listeners.len()];
-            let mut bytes = [0; 64];
+            let mut bytes = [0; 2 * PORTION];
             let Some(connection) = slot else { continue };
             match connection.read(&mut bytes) {
                 Ok(length @ 1..) if connection.write_all(&bytes[..length]).is_ok() => {}
@@ -250,11 +269,12 @@ fn sink(port: u16, size: usize) -> io::Result<Value> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
     // What is lost shall be lost on the way. Beyond net.core.rmem_max this needs CAP_NET_ADMIN.
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(BEGINNING))?;
     println!("ready");
     let mut bytes = vec![0; 1 << 16];
     // One that arrives cut short is as good as lost.
     let mut cut = 0u64;
+    let mut sent = None;
     let mut next = || -> io::Result<Option<u64>> {
         loop {
             return match socket.recv(&mut bytes) {
@@ -262,14 +282,22 @@ fn sink(port: u16, size: usize) -> io::Result<Value> {
                     cut += 1;
                     continue;
                 }
-                Ok(_) => Ok(bytes.first_chunk().map(|number| u64::from_be_bytes(*number))),
+                Ok(_) => {
+                    let number = u64::from_be_bytes(*bytes.first_chunk().expect("16 bytes at least"));
+                    if number == LAST {
+                        sent = Some(u64::from_be_bytes(*bytes[8..].first_chunk().expect("16 bytes at least")));
+                    }
+                    Ok(Some(number).filter(|number| *number != LAST))
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
                 Err(error) => Err(error),
             };
         }
     };
     let Some(mut highest) = next()? else {
-        return Err(io::Error::other(format!("no datagram arrived whole within {PATIENCE:?}")));
+        return Ok(
+            json!({ "received": 0, "lost": 1, "cut": cut, "late": 0, "seconds": 0, "per_second": 0, "gbit_s": 0 }),
+        );
     };
     socket.set_read_timeout(Some(PAUSE))?;
     let begin = Instant::now();
@@ -280,24 +308,42 @@ fn sink(port: u16, size: usize) -> io::Result<Value> {
         highest = highest.max(number);
         end = Instant::now();
     }
+    // The others that end it shall meet an open port: a refusal by ICMP would be in the way of the next stream.
+    socket.set_read_timeout(Some(4 * BETWEEN))?;
+    let mut again = [0; 16];
+    while socket.recv(&mut again).is_ok() {}
     let seconds = (end - begin).as_secs_f64();
     // The first datagram began the time, it is not one of those in it.
     let rate = (received - 1) as f64 / seconds.max(f64::EPSILON);
-    let lost = (highest + 1).saturating_sub(received);
+    // Without a last one, what was lost after the highest number is not known.
+    let lost = sent.unwrap_or(highest + 1).saturating_sub(received);
     let gbit = rate * size as f64 * 8e-9;
     Ok(
         json!({ "received": received, "lost": lost, "cut": cut, "late": late, "seconds": seconds, "per_second": rate, "gbit_s": gbit }),
     )
 }
 
-fn send(to: SocketAddr, size: usize, time: Duration) -> io::Result<Value> {
+fn send(to: SocketAddr, size: usize, time: Duration, rate: Option<u32>) -> io::Result<Value> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to)?;
     let mut bytes = vec![0; size];
     let (mut sent, mut refused) = (0u64, 0u64);
     let begin = Instant::now();
     while begin.elapsed() < time {
-        for _ in 0..64 {
+        let burst = match rate {
+            None => 64,
+            // All that are due by now; a millisecond's worth at most, so that a late wake-up makes no flood.
+            Some(rate) => {
+                let due = (begin.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+                let most = u64::from(rate / 1000).max(1);
+                let burst = due.saturating_sub(sent).min(most);
+                if burst == 0 {
+                    thread::sleep(Duration::from_micros(100));
+                }
+                burst
+            }
+        };
+        for _ in 0..burst {
             bytes[..8].copy_from_slice(&sent.to_be_bytes());
             match socket.send(&bytes) {
                 Ok(_) => sent += 1,
@@ -309,6 +355,12 @@ fn send(to: SocketAddr, size: usize, time: Duration) -> io::Result<Value> {
         }
     }
     let rate = sent as f64 / begin.elapsed().as_secs_f64();
+    bytes[..8].copy_from_slice(&LAST.to_be_bytes());
+    bytes[8..16].copy_from_slice(&sent.to_be_bytes());
+    for _ in 0..3 {
+        thread::sleep(BETWEEN);
+        let _ = socket.send(&bytes);
+    }
     Ok(json!({ "sent": sent, "refused": refused, "per_second": rate }))
 }
 
@@ -375,7 +427,7 @@ fn held<T>(flows: &[T], count: usize, failure: Option<io::Error>) -> io::Result<
     Ok(json!({ "ended": true }))
 }
 
-fn hold(to: SocketAddr, ports: u16, count: u32) -> io::Result<Value> {
+fn hold(to: SocketAddr, ports: u16, count: u32, busy: bool) -> io::Result<Value> {
     raise_descriptor_limit();
     let begin = Instant::now();
     let (mut connections, mut failure) = (Vec::new(), None);
@@ -391,7 +443,62 @@ fn hold(to: SocketAddr, ports: u16, count: u32) -> io::Result<Value> {
             break;
         }
     }
-    held(&connections, count as usize, failure)
+    if busy { stir(connections, count as usize, failure) } else { held(&connections, count as usize, failure) }
+}
+
+/// All connections have something on their way, until standard input ends.
+fn stir(mut connections: Vec<TcpStream>, count: usize, failure: Option<io::Error>) -> io::Result<Value> {
+    /// Standard input among the events; connections have lower numbers.
+    const INPUT: u64 = u64::MAX;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&poll, io::stdin(), epoll::EventData::new_u64(INPUT), epoll::EventFlags::IN)?;
+    let portion = [0; PORTION];
+    for (number, connection) in (0u64..).zip(&mut connections) {
+        connection.set_nonblocking(true)?;
+        epoll::add(&poll, &*connection, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+    }
+    let failure = failure.map(|error| error.to_string());
+    println!("{}", json!({ "asked": count, "held": count.min(connections.len()), "failure": failure }));
+    let mut missing = vec![PORTION; connections.len()];
+    for connection in &mut connections {
+        connection.write_all(&portion)?;
+    }
+    let begin = Instant::now();
+    let (mut exchanged, mut failed) = (0u64, 0u64);
+    let mut events = Vec::with_capacity(256);
+    let mut bytes = [0; PORTION];
+    'stirring: loop {
+        events.clear();
+        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        for event in &events {
+            let number = event.data.u64();
+            if number == INPUT {
+                break 'stirring;
+            }
+            let (connection, missing) = (&mut connections[number as usize], &mut missing[number as usize]);
+            let again = match connection.read(&mut bytes) {
+                Ok(length @ 1..) => {
+                    *missing = missing.saturating_sub(length);
+                    *missing > 0 || {
+                        exchanged += 1;
+                        *missing = PORTION;
+                        connection.write_all(&portion).is_ok()
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+                _ => false,
+            };
+            if !again {
+                failed += 1;
+                epoll::delete(&poll, &*connection)?;
+            }
+        }
+    }
+    let rate = exchanged as f64 / begin.elapsed().as_secs_f64();
+    Ok(json!({ "exchanged": exchanged, "failed": failed, "per_second": rate }))
 }
 
 fn scatter(to: SocketAddr, ports: u16, count: u32) -> io::Result<Value> {

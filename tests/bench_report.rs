@@ -2,6 +2,8 @@
 
 #[path = "../benches/network/compare.rs"]
 mod compare;
+#[path = "../benches/network/goals.rs"]
+mod goals;
 #[path = "../benches/network/options.rs"]
 #[allow(dead_code, reason = "the benchmark's own: here its filters are tried")]
 mod options;
@@ -21,7 +23,7 @@ use clap::Parser;
 use compare::{changes, tell};
 use options::Options;
 use record::{Candidate, FORMAT, Gap, GapKind, Machine, Record, Sample, metric};
-use statistics::{Summary, median, quantile, ratios};
+use statistics::{Summary, jain, median, quantile, ratios};
 
 const CASE: &str = "bulk/out/1500/1/forth";
 
@@ -47,6 +49,14 @@ fn halves_that_differ_by_more_than_15_per_cent_are_noise() {
     assert!(!summary(&[10.0, 10.0, 50.0, 11.4, 11.4]).is_noisy());
     assert!(!summary(&[10.0]).is_noisy(), "one sample has no halves");
     assert!(summary(&[0.0, 1.0]).is_noisy());
+}
+
+#[test]
+fn jain_is_one_when_all_have_the_same_and_a_share_when_one_has_all() {
+    assert_eq!(jain(&[2.0, 2.0, 2.0]), Some(1.0));
+    assert_eq!(jain(&[5.0, 0.0, 0.0, 0.0]), Some(0.25));
+    assert_eq!(jain(&[]), None);
+    assert_eq!(jain(&[0.0]), None, "nothing is not fair");
 }
 
 #[test]
@@ -118,7 +128,7 @@ fn tables_tell_ratios_gaps_and_what_is_missing() {
     };
     record.gaps.push(gap("vde", GapKind::NotApplicable, "a switch"));
     record.gaps.push(gap("kernel", GapKind::Failed, "hung"));
-    let text = report::markdown(&record, &[("A plot".into(), "plots/a.svg".into())]);
+    let text = report::markdown(&record, None, &[("A plot".into(), "plots/a.svg".into())]);
     for part in [
         "5.00 (5.00..10.0)<br>0.500 of forward<br>0.250 of kernel",
         "vde, not applicable: a switch",
@@ -135,12 +145,87 @@ fn tables_tell_ratios_gaps_and_what_is_missing() {
 #[test]
 fn a_noisy_case_is_marked_by_its_ratio_not_by_the_machine() {
     let steady = bulk(&[10.0, 10.0, 20.0, 20.0], &[5.0, 5.0, 10.0, 10.0]);
-    let text = report::markdown(&steady, &[]);
-    let cells = text.lines().find(|line| line.contains(CASE)).expect("a row");
+    let text = report::markdown(&steady, None, &[]);
+    let cells = text.lines().find(|line| line.starts_with(&format!("| `{CASE}`"))).expect("a row");
     assert_eq!(cells.matches("**noisy**").count(), 1, "the limit alone, whose own figures doubled: {cells}");
     let noisy = bulk(&[10.0; 4], &[5.0, 5.0, 6.0, 6.0]);
-    let text = report::markdown(&noisy, &[]);
+    let text = report::markdown(&noisy, None, &[]);
     assert!(text.contains("6.00)<br>0.550 of forward<br>**noisy**"), "{text}");
+}
+
+#[test]
+fn what_differs_between_two_runs_is_noisy_and_what_agrees_is_not() {
+    let one = bulk(&[10.0, 10.0, 20.0, 20.0], &[5.0, 5.0, 20.0, 20.0]);
+    let same = bulk(&[20.0; 4], &[14.0; 4]);
+    let other = bulk(&[10.0; 4], &[5.0; 4]);
+    let row = |text: &str| text.lines().find(|line| line.starts_with(&format!("| `{CASE}`"))).map(str::to_owned);
+    let text = row(&report::markdown(&one, Some(&same), &[])).expect("a row");
+    assert!(text.contains("0.750 of forward |"), "0.75 and 0.70 agree, whatever the halves do: {text}");
+    let text = report::markdown(&one, Some(&other), &[]);
+    assert!(
+        row(&text).is_some_and(|row| row.contains("0.750 of forward<br>**noisy**: 0.500 in the other run")),
+        "{text}"
+    );
+    assert!(text.contains("0 of 1 ratios (0 %) agree within 15 % in two runs."), "{text}");
+    assert!(report::agreement(&one, &same).starts_with("1 of 1 ratios (100 %) agree"));
+    assert!(report::agreement(&one, &other).contains(&format!("{CASE}  tcp_gbit_s  pontoon: 0.750 of forward, 0.500")));
+}
+
+#[test]
+fn what_goes_in_by_sockets_stands_beside_what_comes_back_of_the_limit() {
+    let mut record = bulk(&[], &[]);
+    record.candidates.push(Candidate {
+        name: "pontoon-sockets".into(),
+        limit: Some("split".into()),
+        ..record.candidates[0].clone()
+    });
+    let forth = "bulk/in/1500/1/forth";
+    record.samples.push(sample(forth, "pontoon-sockets", 1, "tcp_gbit_s", 9.0));
+    record.samples.push(sample("bulk/out/1500/1/back", "split", 1, "tcp_gbit_s", 10.0));
+    assert_eq!(record.limit(forth, "tcp_gbit_s", "pontoon-sockets"), Some("split"));
+    let text = report::markdown(&record, None, &[]);
+    assert!(text.contains("9.00<br>0.900 of split in `bulk/out/1500/1/back`"), "{text}");
+    assert_eq!(record::counterpart("local/back", "split"), "bulk/out/1500/1/forth");
+    assert_eq!(record::counterpart(forth, "forward"), forth);
+}
+
+#[test]
+fn goals_tell_what_is_met_in_both_runs() {
+    let one = bulk(&[10.0; 3], &[9.6; 3]);
+    let text = report::markdown(&one, None, &[]);
+    assert!(text.contains("### What is asked of pontoon"), "{text}");
+    let mut direct = one.clone();
+    direct.samples.iter_mut().for_each(|sample| sample.case = "bulk/direct/1500/1/forth".into());
+    let mut less = direct.clone();
+    less.samples.iter_mut().filter(|sample| sample.candidate == "pontoon").for_each(|sample| {
+        sample.figures.insert("tcp_gbit_s".into(), 9.0);
+    });
+    let text = goals::table(&direct, Some(&less));
+    assert!(text.contains("`bulk/direct/1500/1/forth` | >= 0.95 | 0.960 | yes (0.900: **no**) |"), "{text}");
+}
+
+#[test]
+fn every_figure_that_is_asked_for_is_of_a_kind_that_is_measured() {
+    for (case, name, candidate) in goals::figures() {
+        assert!(metric(name).is_some(), "{case}: {name}");
+        assert!(
+            candidate.starts_with("pontoon")
+                || ["forward", "split", "kernel", "slirp4netns", "pasta"].contains(&candidate)
+        );
+    }
+}
+
+#[test]
+fn first_figures_carry_what_makes_them() {
+    let mut record = bulk(&[10.0; 3], &[9.0; 3]);
+    record.samples.push(sample("rr/out", "pontoon", 1, "p50_us", 50.0));
+    let text = report::readme(&record, None);
+    assert!(
+        text.contains(&format!("| container to the world, Gbit/s | `{CASE}` | 10.0 | 9.00 (0.900 of forward) |")),
+        "{text}"
+    );
+    assert!(text.contains("| `rr/out` |  | 50.0 |"), "{text}");
+    assert!(!text.contains("slirp4netns"), "it is missing: {text}");
 }
 
 #[test]
@@ -153,9 +238,10 @@ fn a_report_replaces_what_is_between_its_marks_alone() {
 }
 
 #[test]
-fn the_page_has_the_marks() {
-    let page = include_str!("../docs/benchmarks.md");
-    assert!(report::splice(page, "").is_ok());
+fn the_pages_have_the_marks() {
+    for page in [include_str!("../docs/benchmarks.md"), include_str!("../README.md")] {
+        assert!(report::splice(page, "").is_ok());
+    }
 }
 
 #[test]

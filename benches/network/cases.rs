@@ -1,15 +1,18 @@
-//! What is measured: each case once for each candidate in a round, on a scene that is built for it and taken down after it.
+//! What is measured: each case once for each candidate in a round.
 //!
 //! # Theory of operation
-//! A [`Group`] is the cases that share a scene. The order is group, round, candidate: within minutes everybody has had the same
-//! turn, so that what the machine does meanwhile meets all alike. Latencies left to the scheduler have two values, three times
-//! apart (switch and peers on one CPU or not), so for them CPUs are assigned: the candidate's processes have the last, the peers
-//! the first.
+//! A [`Group`] is the cases that share a scene. In a round of a group every candidate has a scene of its own, all of them stand
+//! beside each other, idle but for one, and the candidates take turns case by case: what the machine does meanwhile meets all
+//! alike. Scenes that are heavy (hundreds of ports, thousands of flows) stand [alone](Group::alone), one after the other.
+//!
+//! Latencies left to the scheduler have two values, three times apart (switch and peers on one CPU or not), so for `rr`, `crr` and
+//! the idle ping CPUs are assigned: the candidate's processes have the last, the peers the first. `crr-free` leaves them free, as
+//! users do.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -18,28 +21,85 @@ use serde_json::Value;
 use crate::candidates::{FIRST_TCP, IPERF, Path, Scene, TCP_PORTS, Tools, UDP, Wanted, Way};
 use crate::netns::Netns;
 use crate::process::{Background, SOON, cpu_seconds, eventually, machine_cpu_seconds, resident_mib};
-use crate::statistics::quantile;
+use crate::statistics::{jain, quantile};
 
 /// What a run may take beyond the time that it was asked to.
 const SLACK: Duration = Duration::from_secs(6);
 /// Neighbour announcements of new links are not rest.
-const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(500);
+/// Probes of the search for the highest rate; each halves what is left of a factor of a hundred.
+const PROBES: u32 = 8;
+/// What a rate may lose and still count as delivered.
+const MAY_BE_LOST: f64 = 0.01;
+/// Ports that are published in one request, and the first of them.
+const MANY_PORTS: u32 = 5000;
+const FIRST_OF_MANY: u32 = 20_000;
 
 /// One measurement on a scene.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum What {
-    Bulk { streams: u32, back: bool },
-    Datagrams { size: u32 },
+    Bulk {
+        streams: u32,
+        back: bool,
+    },
+    /// One stream, written in portions of 1 KiB.
+    SmallWrites,
+    /// The published port, from the host itself.
+    Local {
+        back: bool,
+    },
+    Datagrams {
+        size: u32,
+    },
+    /// The highest rate that loses next to nothing.
+    Lossless {
+        size: u32,
+    },
     Exchanges,
-    Connections,
+    Connections {
+        pinned: bool,
+    },
     Ping,
     PingUnderLoad,
     Fairness,
     SlowReader,
     Flood,
     Resident,
-    Held { flows: u32, udp: bool },
+    /// Idle flows; beside those of TCP, a bulk stream.
+    Held {
+        flows: u32,
+        udp: bool,
+    },
+    /// Flows that all have something on their way.
+    Busy {
+        flows: u32,
+    },
+    /// Publishing ports, while it runs.
+    Publish,
     Start,
+}
+
+impl What {
+    /// Seconds that it takes, about, with bulk streams of `seconds`.
+    pub fn estimate(self, seconds: u32) -> f64 {
+        let seconds = f64::from(seconds);
+        match self {
+            Self::Bulk { .. } | Self::SmallWrites | Self::Local { .. } => seconds + 0.15,
+            Self::Datagrams { .. } => 0.5 * seconds + 0.2,
+            Self::Lossless { .. } => 0.42 * f64::from(PROBES + 1),
+            Self::Exchanges => 0.5 * seconds + 0.1,
+            Self::Connections { .. } => 0.4,
+            Self::Ping => 0.7 * seconds + 0.1,
+            Self::PingUnderLoad | Self::Fairness => seconds + 0.4,
+            Self::SlowReader => 1.5 * seconds + 0.3,
+            Self::Flood => 1.5,
+            Self::Resident => 0.6,
+            Self::Held { flows, udp } => 2.0 * seconds + f64::from(flows) * if udp { 7e-5 } else { 4e-4 },
+            Self::Busy { flows } => 2.5 + f64::from(flows) * 4e-4,
+            Self::Publish => 0.5,
+            Self::Start => 0.4,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -48,60 +108,52 @@ pub struct Case {
     pub what: What,
 }
 
+impl Case {
+    /// The scene of its group, and what it asks of it besides.
+    pub fn wanted(&self, of: &Group) -> Wanted {
+        let udp = matches!(self.what, What::Datagrams { .. } | What::Lossless { .. } | What::Held { udp: true, .. });
+        let ping = matches!(self.what, What::Ping | What::PingUnderLoad);
+        Wanted { udp, ping, ..of.wanted }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Group {
     pub wanted: Wanted,
     pub cases: Vec<Case>,
+    /// One candidate's scene at a time.
+    pub alone: bool,
+}
+
+impl Group {
+    /// Seconds until a candidate's scene stands and is gone again, about.
+    pub fn setup(&self) -> f64 {
+        0.3 + 0.015 * f64::from(self.wanted.ports)
+    }
 }
 
 /// All of them, or those of `--quick`.
 pub fn groups(quick: bool) -> Vec<Group> {
+    const WAYS: [Way; 3] = [Way::Direct, Way::Out, Way::In];
     let mut groups = Vec::new();
-    let mut group = |wanted: Wanted, cases: Vec<(String, What)>| {
+    let mut group = |alone: bool, wanted: Wanted, cases: Vec<(String, What)>| {
         let cases = cases.into_iter().map(|(name, what)| Case { name, what }).collect();
-        groups.push(Group { wanted, cases });
+        groups.push(Group { wanted, cases, alone });
     };
-    let ways = [Way::Direct, Way::Out, Way::In];
-    for way in ways {
+    for way in WAYS {
         for mtu in [1500, 65_520] {
-            for streams in [1, 8, 64] {
-                let both = [("forth", false), ("back", true)];
-                let bulk =
-                    both.map(|(to, back)| (format!("bulk/{way}/{mtu}/{streams}/{to}"), What::Bulk { streams, back }));
-                if !quick {
-                    group(Wanted::new(way, mtu), bulk.into());
-                } else if streams == 1 && (mtu == 1500 || way == Way::Out) {
-                    let both = usize::from(way == Way::Out) + 1;
-                    group(Wanted::new(way, mtu), bulk.into_iter().take(both).collect());
-                }
+            let cases = if quick { few_of_path(way, mtu) } else { all_of_path(way, mtu) };
+            if !cases.is_empty() {
+                group(false, Wanted::new(way, mtu), cases);
             }
         }
-    }
-    for way in ways.into_iter().filter(|way| !quick || *way == Way::Direct) {
-        let datagrams = Wanted { udp: true, ..Wanted::new(way, 1500) };
-        let sizes = [64, 1400, 65_507].into_iter().filter(|size| !quick || *size == 1400);
-        group(datagrams, sizes.map(|size| (format!("udp/{way}/{size}"), What::Datagrams { size })).collect());
-    }
-    for way in ways.into_iter().filter(|way| !quick || *way == Way::Out) {
-        let small = vec![(format!("rr/{way}"), What::Exchanges), (format!("crr/{way}"), What::Connections)];
-        group(Wanted::new(way, 1500), small);
-    }
-    for way in [Way::Direct, Way::Out].into_iter().filter(|way| !quick || *way == Way::Direct) {
-        let wanted = Wanted { ping: true, ..Wanted::new(way, 1500) };
-        group(
-            wanted,
-            vec![(format!("ping/{way}/idle"), What::Ping), (format!("ping/{way}/loaded"), What::PingUnderLoad)],
-        );
-    }
-    for way in ways.into_iter().filter(|way| !quick || *way == Way::Out) {
-        group(Wanted::new(way, 1500), vec![(format!("fair/{way}"), What::Fairness)]);
-        group(Wanted::new(way, 1500), vec![(format!("slow/{way}"), What::SlowReader)]);
     }
     let ports: &[u32] = if quick { &[2, 100] } else { &[2, 10, 100, 1000] };
     for &ports in ports {
         let wanted = Wanted { ports, ..Wanted::new(Way::Direct, 1500) };
         let bulk = What::Bulk { streams: 1, back: false };
         group(
+            true,
             wanted,
             vec![
                 (format!("size/ports/{ports}"), What::Resident),
@@ -110,22 +162,82 @@ pub fn groups(quick: bool) -> Vec<Group> {
             ],
         );
     }
-    for (flows, udp) in [(1000, false), (10_000, false), (100_000, true)].into_iter().take(if quick { 1 } else { 3 }) {
-        let wanted = Wanted { flows, udp, ..Wanted::new(Way::Out, 1500) };
-        group(wanted, vec![(format!("size/flows/{flows}"), What::Held { flows, udp })]);
+    let held = |flows, udp| (format!("size/flows/{flows}"), What::Held { flows, udp });
+    let some = |flows| Wanted { flows, ..Wanted::new(Way::Out, 1500) };
+    group(true, some(1000), vec![held(1000, false)]);
+    if !quick {
+        group(true, some(10_000), vec![held(10, false), held(10_000, false)]);
+        group(true, some(10_000), vec![("size/busy/10000".to_owned(), What::Busy { flows: 10_000 })]);
+        group(true, some(100_000), vec![held(100_000, true)]);
     }
+    group(true, Wanted::new(Way::In, 1500), vec![(format!("publish/{MANY_PORTS}"), What::Publish)]);
     for way in [Way::Direct, Way::Out] {
-        group(Wanted::new(way, 1500), vec![(format!("start/{way}"), What::Start)]);
+        group(true, Wanted::new(way, 1500), vec![(format!("start/{way}"), What::Start)]);
     }
     groups
 }
 
+/// What is measured on a path between two.
+fn all_of_path(way: Way, mtu: u32) -> Vec<(String, What)> {
+    let mut cases = Vec::new();
+    for streams in [1, 8, 64] {
+        for (to, back) in [("forth", false), ("back", true)] {
+            cases.push((format!("bulk/{way}/{mtu}/{streams}/{to}"), What::Bulk { streams, back }));
+        }
+    }
+    if mtu != 1500 {
+        return cases;
+    }
+    cases.push((format!("rr/{way}"), What::Exchanges));
+    cases.push((format!("crr/{way}"), What::Connections { pinned: true }));
+    cases.push((format!("crr-free/{way}"), What::Connections { pinned: false }));
+    for size in [64, 1400, 65_507] {
+        cases.push((format!("udp/{way}/{size}"), What::Datagrams { size }));
+    }
+    if way != Way::Direct {
+        cases.push((format!("rate/{way}/1400"), What::Lossless { size: 1400 }));
+        cases.push((format!("slow/{way}"), What::SlowReader));
+    }
+    if way == Way::Out {
+        cases.push((format!("writes/{way}"), What::SmallWrites));
+    }
+    if way == Way::In {
+        cases.push(("local/forth".to_owned(), What::Local { back: false }));
+        cases.push(("local/back".to_owned(), What::Local { back: true }));
+    } else {
+        cases.push((format!("ping/{way}/idle"), What::Ping));
+        cases.push((format!("ping/{way}/loaded"), What::PingUnderLoad));
+        cases.push((format!("fair/{way}"), What::Fairness));
+    }
+    cases
+}
+
+fn few_of_path(way: Way, mtu: u32) -> Vec<(String, What)> {
+    let few: &[&str] = match (way, mtu) {
+        (Way::Direct, 1500) => &["bulk/direct/1500/1/forth", "udp/direct/1400", "ping/"],
+        (Way::Out, 1500) => &["bulk/out/1500/1/", "rr/", "crr/", "crr-free/", "slow/", "writes/"],
+        (Way::Out, _) => &["bulk/out/65520/1/"],
+        (Way::In, 1500) => &["bulk/in/1500/1/forth"],
+        _ => &[],
+    };
+    let all = all_of_path(way, mtu).into_iter();
+    all.filter(|(name, _)| few.iter().any(|begin| name.starts_with(begin))).collect()
+}
+
 /// Why a case means nothing for a candidate, though it has the path.
 pub fn refuses(case: &Case, candidate: &str) -> Option<&'static str> {
+    let by_sockets = ["pontoon-sockets", "slirp4netns", "pasta"].contains(&candidate);
     match case.what {
-        What::Resident | What::Held { .. } if candidate == "kernel" => Some("it has no process"),
-        What::Held { .. } if candidate == "forward" => Some("it keeps nothing"),
+        What::Resident | What::Held { .. } | What::Busy { .. } if candidate == "kernel" => Some("it has no process"),
+        What::Held { .. } | What::Busy { .. } if candidate == "forward" => Some("it keeps nothing"),
+        What::Held { flows: 10 | 10_000, .. } if candidate == "slirp4netns" => {
+            Some("10,000 take it minutes: the more flows, the slower is each (see size/flows/1000)")
+        }
+        What::Busy { .. } if !candidate.starts_with("pontoon") => Some("asked of pontoon alone"),
         What::Held { udp: true, .. } if candidate != "pontoon" => Some("asked of the TUN uplink alone"),
+        What::Held { flows: 10, .. } if candidate == "split" => Some("it has no room for the 10,000 to compare with"),
+        What::Local { .. } if !by_sockets => Some("it publishes at another address than the host's"),
+        What::Publish if candidate != "pontoon-sockets" => Some("asked of one request to pontoon, uplink `sockets`"),
         _ => None,
     }
 }
@@ -140,6 +252,18 @@ impl Measured {
     fn put(&mut self, name: &str, value: f64) {
         self.figures.insert(name.to_owned(), value);
     }
+
+    /// How evenly the streams of one iperf3 were served.
+    fn shares(&mut self, told: &Value) {
+        let streams = told["end"]["streams"].as_array().map_or(&[][..], Vec::as_slice);
+        let rates: Vec<f64> =
+            streams.iter().filter_map(|stream| stream["receiver"]["bits_per_second"].as_f64()).collect();
+        if let (Some(jain), true) = (jain(&rates), rates.len() > 1) {
+            let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+            self.put("share_min_of_mean", rates.iter().copied().fold(f64::INFINITY, f64::min) / mean);
+            self.put("jain", jain);
+        }
+    }
 }
 
 /// Everything that a measurement needs at hand.
@@ -147,8 +271,8 @@ pub struct Bench<'a> {
     pub tools: &'a Tools,
     pub scene: &'a Scene,
     pub path: &'a Path,
+    /// Of a bulk stream.
     pub seconds: u32,
-    pub quick: bool,
 }
 
 /// Beside the others: it watches the scene being built.
@@ -177,10 +301,24 @@ pub fn start(
 impl Bench<'_> {
     pub fn measure(&self, what: What) -> Result<Measured, String> {
         match what {
-            What::Bulk { streams, back } => self.bulk(streams, back),
-            What::Datagrams { size } => self.datagrams(size),
+            What::Bulk { streams, back } => self.bulk(streams, &self.path.target.to_string(), back_of(back)),
+            What::SmallWrites => self.bulk(1, &self.path.target.to_string(), &["-l", "1K"]),
+            What::Local { back } => self.bulk(1, "127.0.0.1", back_of(back)),
+            What::Datagrams { size } => {
+                let sent = self.sent(size, 0.5 * f64::from(self.seconds), None)?;
+                if sent.per_second == 0.0 {
+                    return Err("no datagram arrived whole".to_owned());
+                }
+                let mut measured = Measured::default();
+                measured.put("udp_per_s", sent.per_second);
+                measured.put("udp_gbit_s", sent.gbit_s());
+                measured.put("udp_loss", sent.loss);
+                Ok(measured)
+            }
+            What::Lossless { size } => self.lossless(size),
             What::Exchanges => self.pinned(|| self.exchanges("rr")),
-            What::Connections => self.pinned(|| self.exchanges("crr")),
+            What::Connections { pinned: true } => self.pinned(|| self.exchanges("crr")),
+            What::Connections { pinned: false } => self.exchanges("crr"),
             What::Ping => self.pinned(|| self.ping()),
             What::PingUnderLoad => self.loaded(1, |bench| bench.ping()),
             What::Fairness => self.fairness(),
@@ -193,6 +331,8 @@ impl Bench<'_> {
                 Ok(measured)
             }
             What::Held { flows, udp } => self.held(flows, udp),
+            What::Busy { flows } => self.busy(flows),
+            What::Publish => self.publish(),
             What::Start => Err("is measured while the scene is built".to_owned()),
         }
     }
@@ -222,17 +362,17 @@ impl Bench<'_> {
         Ok(server)
     }
 
-    fn iperf(&self, streams: u32, more: &[&str]) -> Result<Background, String> {
-        let (to, streams, time) = (self.path.target.to_string(), streams.to_string(), self.seconds.to_string());
-        let words = ["-c", &to, "-P", &streams, "-t", &time, "--connect-timeout", "3000", "-J"];
+    fn iperf(&self, to: &str, streams: u32, more: &[&str]) -> Result<Background, String> {
+        let (streams, time) = (streams.to_string(), self.seconds.to_string());
+        let words = ["-c", to, "-P", &streams, "-t", &time, "--connect-timeout", "3000", "-J"];
         self.scene.client().start("iperf3", &[&words[..], more].concat())
     }
 
     /// Bulk TCP: what arrives, and the CPU that it costs.
-    fn bulk(&self, streams: u32, back: bool) -> Result<Measured, String> {
+    fn bulk(&self, streams: u32, to: &str, more: &[&str]) -> Result<Measured, String> {
         let _server = self.iperf_server()?;
         let (helpers, machine) = (cpu_seconds(&self.path.family()), machine_cpu_seconds());
-        let client = self.iperf(streams, if back { &["-R"] } else { &[] })?;
+        let client = self.iperf(to, streams, more)?;
         let told = json(&client.end(self.time() + SLACK)?)?;
         let (helpers, machine) = (cpu_seconds(&self.path.family()) - helpers, machine_cpu_seconds() - machine);
         let received = &told["end"]["sum_received"];
@@ -242,6 +382,7 @@ impl Bench<'_> {
         }
         let mut measured = Measured::default();
         measured.put("tcp_gbit_s", bits * 1e-9);
+        measured.shares(&told);
         // Of next to nothing a cost by the byte says nothing.
         if bytes > 1e6 {
             if !self.path.helpers.is_empty() {
@@ -252,27 +393,60 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    fn datagrams(&self, size: u32) -> Result<Measured, String> {
+    /// Datagrams, flat out or at a rate.
+    fn sent(&self, size: u32, seconds: f64, rate: Option<u32>) -> Result<Sent, String> {
         let sink = self.serve(&["sink", &UDP.to_string(), &size.to_string()])?;
-        let words = ["send", &self.target(UDP), &size.to_string(), &self.seconds.to_string()];
-        self.load(self.scene.client(), &words)?.end(self.time() + SLACK)?;
+        let (to, size_told, seconds) = (self.target(UDP), size.to_string(), seconds.to_string());
+        let rate = rate.map(|rate| rate.to_string());
+        let mut words = vec!["send", &to, &size_told, &seconds];
+        words.extend(rate.iter().flat_map(|rate| ["--rate", rate]));
+        let offered = json(&self.load(self.scene.client(), &words)?.end(self.time() + SLACK)?)?;
         let told = json(last(&sink.end(self.time() + SLACK)?))?;
         let (received, lost) = (number(&told, "received")?, number(&told, "lost")?);
+        Ok(Sent {
+            size,
+            offered: number(&offered, "per_second")?,
+            per_second: number(&told, "per_second")?,
+            loss: lost / (lost + received),
+        })
+    }
+
+    /// What is delivered at the highest rate that loses less than a hundredth: between a hundredth of what comes through flat out and
+    /// half as much again, each probe in the (geometric) middle of what is left.
+    fn lossless(&self, size: u32) -> Result<Measured, String> {
+        const SECONDS: f64 = 0.25;
+        let flat_out = self.sent(size, SECONDS, None)?;
+        let mut best = Some(flat_out).filter(|sent| sent.loss < MAY_BE_LOST);
+        // Where all is lost flat out, some may arrive of less.
+        let arrives = if flat_out.per_second > 0.0 { flat_out.per_second } else { flat_out.offered };
+        let (mut low, mut high) = (arrives / 100.0, arrives * 1.5);
+        for _ in 0..if best.is_some() { 0 } else { PROBES } {
+            let rate = (low * high).sqrt();
+            let sent = self.sent(size, SECONDS, Some((rate as u32).max(1)))?;
+            // A sender that does not come up to a rate would find that all of them are delivered.
+            if sent.loss < MAY_BE_LOST && sent.offered > 0.9 * rate {
+                low = rate;
+                best = Some(sent);
+            } else {
+                high = rate;
+            }
+        }
+        let best = best.ok_or("more than 1 % is lost at any rate, down to a hundredth of what arrives flat out")?;
         let mut measured = Measured::default();
-        measured.put("udp_per_s", number(&told, "per_second")?);
-        measured.put("udp_gbit_s", number(&told, "gbit_s")?);
-        measured.put("udp_loss", lost / (lost + received));
+        measured.put("udp_per_s", best.per_second);
+        measured.put("udp_gbit_s", best.gbit_s());
+        measured.put("udp_loss", best.loss);
         Ok(measured)
     }
 
     fn exchanges(&self, kind: &str) -> Result<Measured, String> {
         let ports = TCP_PORTS.to_string();
         let _server = self.serve(&["serve", &FIRST_TCP.to_string(), &ports])?;
-        let seconds = self.seconds.to_string();
+        let seconds = (0.5 * f64::from(self.seconds)).to_string();
         let to = self.target(FIRST_TCP);
         let words = match kind {
-            "crr" => vec!["crr", &to, &ports, if self.quick { "1000" } else { "2000" }, "--seconds", &seconds],
-            _ => vec!["rr", &to, if self.quick { "10000" } else { "50000" }, "--seconds", &seconds],
+            "crr" => vec!["crr", &to, &ports, "2000", "--seconds", &seconds],
+            _ => vec!["rr", &to, "50000", "--seconds", &seconds],
         };
         let told = json(&self.load(self.scene.client(), &words)?.end(self.time() + SLACK)?)?;
         latencies(&told)
@@ -302,42 +476,49 @@ impl Bench<'_> {
     /// Does something while bulk streams run.
     fn loaded(&self, streams: u32, action: impl FnOnce(&Self) -> Result<Measured, String>) -> Result<Measured, String> {
         let _server = self.iperf_server()?;
-        let client = self.iperf(streams, &[])?;
+        let client = self.iperf(&self.path.target.to_string(), streams, &[])?;
         thread::sleep(Duration::from_millis(200));
         let measured = action(self);
         let told = json(&client.end(self.time() + SLACK)?)?;
         let mut measured = measured?;
         measured.put("tcp_gbit_s", number(&told["end"]["sum_received"], "bits_per_second")? * 1e-9);
-        let streams = told["end"]["streams"].as_array().cloned().unwrap_or_default();
-        let rates: Vec<f64> =
-            streams.iter().filter_map(|stream| stream["receiver"]["bits_per_second"].as_f64()).collect();
-        let mean = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
-        if rates.len() > 1 && mean > 0.0 {
-            measured.put("share_min_of_mean", rates.iter().copied().fold(f64::INFINITY, f64::min) / mean);
-        }
+        measured.shares(&told);
         Ok(measured)
     }
 
     fn fairness(&self) -> Result<Measured, String> {
         let _server = self.serve(&["serve", &FIRST_TCP.to_string(), "1"])?;
         self.loaded(8, |bench| {
-            let words = ["rr", &bench.target(FIRST_TCP), "1000000", "--seconds", &bench.seconds.to_string()];
+            // No longer than the streams beside it.
+            let seconds = (0.7 * f64::from(bench.seconds)).to_string();
+            let words = ["rr", &bench.target(FIRST_TCP), "1000000", "--seconds", &seconds];
             latencies(&json(&bench.load(bench.scene.client(), &words)?.end(bench.time() + SLACK)?)?)
         })
     }
 
-    /// First as fast as it goes, then half of that: a helper that spins or hoards shows in its CPU and memory.
+    /// First as fast as it goes, then half of that: a helper that spins or hoards shows in its CPU and memory, one that sends what was
+    /// not asked for in what is sent twice.
     fn slow_reader(&self) -> Result<Measured, String> {
-        let free = self.poured(0)?;
+        let seconds = f64::from(self.seconds);
+        let free = self.poured(0, 0.5 * seconds)?;
         let before = resident_mib(&self.path.family());
         let half = free / 2.0;
         let cpu = cpu_seconds(&self.path.family());
-        let slow = self.poured(half as u64)?;
+        // Where the kernel sends, what it sends again; where it receives, what comes again.
+        let again = || {
+            let sent = self.scene.client().counter("snmp", "Tcp", "RetransSegs");
+            [sent, self.scene.server().counter("netstat", "TcpExt", "DelayedACKLost")]
+        };
+        let [resent, duplicates] = again();
+        let slow = self.poured(half as u64, seconds)?;
         let mut measured = Measured::default();
         measured.put("slow_share", slow / half);
+        let [resent_now, duplicates_now] = again();
+        measured.put("retransmits", resent_now.saturating_sub(resent) as f64);
+        measured.put("duplicates", duplicates_now.saturating_sub(duplicates) as f64);
         if !self.path.helpers.is_empty() {
             let family = self.path.family();
-            let bytes = slow * f64::from(self.seconds);
+            let bytes = slow * seconds;
             measured.put("helper_cpu_s_per_gb", (cpu_seconds(&family) - cpu) / (bytes * 1e-9));
             measured.put("rss_growth_mib", (resident_mib(&family) - before).max(0.0));
         }
@@ -345,10 +526,10 @@ impl Bench<'_> {
     }
 
     /// Bytes a second that arrive.
-    fn poured(&self, rate: u64) -> Result<f64, String> {
-        let seconds = self.seconds.to_string();
-        let drain = self.serve(&["drain", &IPERF.to_string(), &rate.to_string(), &seconds])?;
-        let longer = (self.seconds + 1).to_string();
+    fn poured(&self, rate: u64, seconds: f64) -> Result<f64, String> {
+        let time = seconds.to_string();
+        let drain = self.serve(&["drain", &IPERF.to_string(), &rate.to_string(), &time])?;
+        let longer = (seconds + 1.0).to_string();
         let pour = self.load(self.scene.client(), &["pour", &self.target(IPERF), &longer])?;
         let told = json(last(&drain.end(self.time() + SLACK)?))?;
         // It ends by the reader's reset, or when its time is over.
@@ -358,8 +539,9 @@ impl Bench<'_> {
 
     /// ARP requests to all ports; what one costs, all receivers' stacks included.
     fn flood(&self) -> Result<Measured, String> {
-        const COUNT: u32 = 4000;
-        // Below pontoon's own limit of broadcasts, 20,000 a second and port; and each is a thousand frames on a thousand ports.
+        // Each is a thousand frames on a thousand ports.
+        let count = if self.path.idle.len() > 1 { 1000 } else { 4000 };
+        // Below pontoon's own limit of broadcasts, 20,000 a second and port.
         const PER_SECOND: u32 = 4000;
         let link = self.scene.a.run("ip", &["-j", "link", "show", "eth0"], SOON)?;
         let mac = json(&link)?[0]["address"].as_str().ok_or("eth0 has no MAC address")?.to_owned();
@@ -369,7 +551,7 @@ impl Bench<'_> {
         };
         let before = last.received(ifname);
         let (helpers, machine) = (cpu_seconds(&self.path.family()), machine_cpu_seconds());
-        let words = ["flood", "eth0", &mac, "172.31.0.2", &COUNT.to_string(), &PER_SECOND.to_string()];
+        let words = ["flood", "eth0", &mac, "172.31.0.2", &count.to_string(), &PER_SECOND.to_string()];
         let told = json(&self.load(&self.scene.a, &words)?.end(2 * SLACK)?)?;
         let sent = number(&told, "sent")?.max(1.0);
         // What is still on its way is waited for, a while.
@@ -389,22 +571,46 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    /// Memory with flows, and what it is more than without.
+    /// Memory with idle flows, what it is more than without, and a bulk stream beside those of TCP.
     fn held(&self, flows: u32, udp: bool) -> Result<Measured, String> {
+        let (mut measured, client, _server) =
+            self.holding(flows, if udp { &["scatter"] } else { &["hold"] }, |_| ())?;
+        if !udp {
+            let twice = Bench { seconds: 2 * self.seconds, ..*self };
+            measured.figures.extend(twice.bulk(1, &self.path.target.to_string(), &[])?.figures);
+        }
+        drop(client);
+        Ok(measured)
+    }
+
+    /// Memory with flows that all have something on their way: the most that is seen of it.
+    fn busy(&self, flows: u32) -> Result<Measured, String> {
+        let (mut measured, mut client, _server) = self.holding(flows, &["hold", "--busy"], |bench| {
+            thread::sleep(bench.time());
+        })?;
+        drop(client.stdin());
+        measured.put("per_s", number(&json(last(&client.end(SLACK)?))?, "per_second")?);
+        Ok(measured)
+    }
+
+    /// Resident memory while a client holds flows, after `meanwhile`.
+    fn holding(
+        &self,
+        flows: u32,
+        kind: &[&str],
+        meanwhile: impl FnOnce(&Self),
+    ) -> Result<(Measured, Background, Background), String> {
         let ports = TCP_PORTS.to_string();
-        let _server = self.serve(&["keep", &FIRST_TCP.to_string(), &ports])?;
+        let server = self.serve(&["keep", &FIRST_TCP.to_string(), &ports])?;
         thread::sleep(REST);
         let before = resident_mib(&self.path.family());
-        let kind = if udp { "scatter" } else { "hold" };
-        let words = [kind, &self.target(FIRST_TCP), &ports, &flows.to_string()];
+        let (to, flows_told) = (self.target(FIRST_TCP), flows.to_string());
+        let words = [&kind[..1], &[&to, &ports, &flows_told], &kind[1..]].concat();
         let mut command = self.scene.client().command(&self.tools.load, &words);
         command.stdin(std::process::Stdio::piped());
         let mut client = Background::start(command)?;
-        client.says("}\n", 10 * SOON)?;
+        client.says("}\n", 5 * SOON)?;
         let told = json(client.said().lines().next().unwrap_or_default())?;
-        let family = self.path.family();
-        let resident = resident_mib(&family);
-        drop(client.stdin());
         let held = number(&told, "held")?;
         if held < f64::from(flows) {
             return Err(format!(
@@ -412,7 +618,28 @@ impl Bench<'_> {
                 told["failure"].as_str().unwrap_or("no more came")
             ));
         }
+        meanwhile(self);
+        let resident = resident_mib(&self.path.family());
         let mut measured = Measured::default();
+        measured.put("rss_mib", resident);
+        measured.put("rss_growth_mib", (resident - before).max(0.0));
+        Ok((measured, client, server))
+    }
+
+    /// One request for thousands of ports.
+    fn publish(&self) -> Result<Measured, String> {
+        thread::sleep(REST);
+        let before = resident_mib(&self.path.family());
+        let range = format!("{FIRST_OF_MANY}-{}", FIRST_OF_MANY + MANY_PORTS - 1);
+        let control = self.scene.scratch("control");
+        let words = ["publish", "a", &format!("{range}:{range}"), "--control", &control];
+        let begin = Instant::now();
+        crate::process::run(self.scene.hub.command(&self.tools.pontoon, &words), 4 * SOON)?;
+        let took = begin.elapsed();
+        self.scene.far.listens((FIRST_OF_MANY + MANY_PORTS - 1) as u16)?;
+        let resident = resident_mib(&self.path.family());
+        let mut measured = Measured::default();
+        measured.put("publish_ms", took.as_secs_f64() * 1e3);
         measured.put("rss_mib", resident);
         measured.put("rss_growth_mib", (resident - before).max(0.0));
         Ok(measured)
@@ -428,19 +655,45 @@ impl Bench<'_> {
             set.set(*cpu.expect("we run on one"));
             set
         };
-        for pid in self.path.family() {
-            for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-                let task = task.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-                // One that has ended meanwhile needs no place.
-                let _ = sched_setaffinity(task, &only(cpus.last()));
-            }
-        }
+        let family = self.path.family();
+        place(&family, &only(cpus.last()));
         // Those that we start have our own.
         sched_setaffinity(None, &only(cpus.first())).map_err(failed)?;
         let measured = action();
         sched_setaffinity(None, &all).map_err(failed)?;
+        place(&family, &all);
         measured
     }
+}
+
+/// Gives all threads of processes these CPUs.
+fn place(pids: &[u32], cpus: &CpuSet) {
+    for pid in pids {
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let task = task.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            // One that has ended meanwhile needs no place.
+            let _ = sched_setaffinity(task, cpus);
+        }
+    }
+}
+
+/// One run of datagrams.
+#[derive(Clone, Copy)]
+struct Sent {
+    size: u32,
+    offered: f64,
+    per_second: f64,
+    loss: f64,
+}
+
+impl Sent {
+    fn gbit_s(&self) -> f64 {
+        self.per_second * f64::from(self.size) * 8e-9
+    }
+}
+
+fn back_of(back: bool) -> &'static [&'static str] {
+    if back { &["-R"] } else { &[] }
 }
 
 /// Waits until client and server reach each other: a scene that does not work costs a second, not a measurement.

@@ -41,7 +41,7 @@ pub fn changes(old: &Record, new: &Record, threshold: f64) -> Vec<Change> {
 fn change(old: &Record, new: &Record, case: &str, metric: &Metric, candidate: &str, threshold: f64) -> Option<Change> {
     let beside = |record: &Record, limit: &str| {
         let own = record.figures(case, metric.name, candidate);
-        Summary::of(&ratios(&own, &record.figures(case, metric.name, limit)))
+        Summary::of(&ratios(&own, &record.reference(case, metric.name, limit)))
     };
     let alone =
         |record: &Record| Summary::of(&record.figures(case, metric.name, candidate).into_values().collect::<Vec<_>>());

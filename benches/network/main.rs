@@ -6,12 +6,14 @@
 //!                                                                                       record ─► tables, plots, comparison
 //! ```
 //!
-//! Every candidate that is installed takes its turn in each round; what is missing is said. Each scene is built anew, and a
-//! candidate that hangs is killed after seconds and reported. Whatever ends the run, the walls leave nothing behind.
+//! Every candidate that is installed takes its turn in each round, case by case; what is missing is said. Scenes are built anew
+//! in each round, and after a failure. A candidate that hangs is killed after seconds and reported. Whatever ends the run, the walls leave nothing behind.
 
 mod candidates;
 mod cases;
 mod compare;
+#[allow(dead_code, reason = "shared with the tests: they look at what is asked for")]
+mod goals;
 mod netns;
 mod options;
 mod plots;
@@ -32,13 +34,14 @@ use std::time::{Instant, SystemTime};
 use clap::Parser;
 
 use candidates::{CANDIDATES, Candidate, Scene, Tools};
-use cases::{Bench, Group, Measured, What};
+use cases::{Bench, Case, Group, Measured, What};
 use options::Options;
 use record::{FORMAT, Gap, GapKind, Machine, Record, Sample};
 use walls::Side;
 
 const PAGE: &str = "docs/benchmarks.md";
 const PLOTS: &str = "docs/plots";
+const README: &str = "README.md";
 /// Failures of a candidate in a case after which it has no more turns there.
 const PATIENCE: usize = 2;
 
@@ -60,10 +63,11 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     }
     // Read before a run, which would be for nothing with a file that cannot be.
     let old = options.compare.as_deref().map(read).transpose()?;
+    let again = options.agree.as_deref().map(read).transpose()?;
     let record = match &options.report {
         Some(file) => {
             let record = read(file)?;
-            write_report(&record)?;
+            write_report(&record, again.as_ref())?;
             record
         }
         None => {
@@ -74,6 +78,9 @@ fn run(options: &Options) -> Result<ExitCode, String> {
             }
         }
     };
+    if let Some(again) = &again {
+        print!("{}", report::agreement(&record, again));
+    }
     let Some(old) = old else { return Ok(ExitCode::SUCCESS) };
     let threshold = options.threshold / 100.0;
     let (text, lost) = compare::tell(&compare::changes(&old, &record, threshold), threshold);
@@ -81,17 +88,37 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Why a case has no meaning for a candidate.
+fn refuses(group: &Group, case: &Case, candidate: &Candidate) -> Option<&'static str> {
+    (candidate.refuses)(&case.wanted(group)).or_else(|| cases::refuses(case, candidate.name))
+}
+
 fn list(options: &Options) {
+    let (mut measurements, mut seconds) = (0, 0.0);
     for group in cases::groups(options.quick) {
-        for case in group.cases {
+        for candidate in &CANDIDATES {
+            let own =
+                |case: &&Case| options.wants(&case.name, candidate.name) && refuses(&group, case, candidate).is_none();
+            let times: Vec<f64> =
+                group.cases.iter().filter(own).map(|case| case.what.estimate(options.seconds())).collect();
+            if !times.is_empty() {
+                measurements += times.len();
+                seconds += times.iter().sum::<f64>() + group.setup();
+            }
+        }
+        for case in &group.cases {
             let of = CANDIDATES.iter().filter(|candidate| options.wants(&case.name, candidate.name));
-            let names: Vec<_> = of
-                .filter(|of| (of.refuses)(&group.wanted).is_none() && cases::refuses(&case, of.name).is_none())
-                .map(|of| of.name)
-                .collect();
-            println!("{}: {}", case.name, names.join(", "));
+            let names: Vec<_> = of.filter(|of| refuses(&group, case, of).is_none()).map(|of| of.name).collect();
+            if !names.is_empty() {
+                println!("{}: {}", case.name, names.join(", "));
+            }
         }
     }
+    let rounds = options.rounds();
+    println!(
+        "{measurements} measurements in each of {rounds} rounds: about {:.0} minutes, if everything is installed and nothing hangs",
+        (seconds * f64::from(rounds) / 60.0).ceil()
+    );
 }
 
 /// All that must be there, or one line about what is not.
@@ -125,7 +152,7 @@ fn read(file: &Path) -> Result<Record, String> {
     Record::from_json(&text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn write_report(record: &Record) -> Result<(), String> {
+fn write_report(record: &Record, again: Option<&Record>) -> Result<(), String> {
     let failed = |file: &Path, error: std::io::Error| format!("{}: {error}", file.display());
     let page = root().join(PAGE);
     let plots = root().join(PLOTS);
@@ -137,9 +164,13 @@ fn write_report(record: &Record) -> Result<(), String> {
         links.push((plot.caption.to_owned(), format!("plots/{}", plot.file)));
     }
     let text = fs::read_to_string(&page).map_err(|error| failed(&page, error))?;
-    let text = report::splice(&text, &report::markdown(record, &links))?;
+    let text = report::splice(&text, &report::markdown(record, again, &links))?;
     fs::write(&page, text).map_err(|error| failed(&page, error))?;
-    eprintln!("network: {PAGE} and {} plots in {PLOTS} are made anew", links.len());
+    let readme = root().join(README);
+    let text = fs::read_to_string(&readme).map_err(|error| failed(&readme, error))?;
+    let text = report::splice(&text, &report::readme(record, again))?;
+    fs::write(&readme, text).map_err(|error| failed(&readme, error))?;
+    eprintln!("network: {PAGE}, the figures of {README} and {} plots in {PLOTS} are made anew", links.len());
     Ok(())
 }
 
@@ -227,9 +258,9 @@ fn measure_all(options: &Options) -> Result<Record, String> {
     }
     let installed: Vec<&Candidate> =
         known.into_iter().filter(|(_, version)| version.is_some()).map(|(candidate, _)| candidate).collect();
-    let mut run = Run { options, tools, record, begin: Instant::now(), done: 0, all: 0 };
+    let mut run = Run { options, tools, record, begin: Instant::now(), done: (0, 0.0), all: (0, 0.0) };
     run.measure(&installed)?;
-    println!("{}", report::markdown(&run.record, &[]));
+    println!("{}", report::markdown(&run.record, None, &[]));
     eprintln!("network: every figure: {}", options.out.display());
     Ok(run.record)
 }
@@ -240,9 +271,21 @@ struct Run<'a> {
     tools: Tools,
     record: Record,
     begin: Instant,
-    /// Scenes that were built, and that there are to build.
-    done: usize,
-    all: usize,
+    /// Measurements that were made and their estimated seconds, and what there is to do in all.
+    done: (usize, f64),
+    all: (usize, f64),
+}
+
+/// A candidate's scene, in a round of a group.
+enum Stage {
+    Bare,
+    Set {
+        path: candidates::Path,
+        scene: Scene,
+        lines: Vec<String>,
+    },
+    /// It was tried, and would not be better the next time.
+    Broken(String),
 }
 
 impl Run<'_> {
@@ -255,30 +298,34 @@ impl Run<'_> {
             })
             .collect();
         let rounds = self.options.rounds();
-        self.all = groups.iter().map(|(_, own)| own.len()).sum::<usize>() * rounds as usize;
-        if self.all == 0 {
+        self.all.0 *= rounds as usize;
+        self.all.1 *= f64::from(rounds);
+        if self.all.0 == 0 {
             return Err("nothing to do: no case and candidate fits --only (see --list)".to_owned());
         }
         for (group, own) in &groups {
             for round in 1..=rounds {
-                for candidate in own {
-                    self.turn(group, candidate, round);
-                }
+                let together = if group.alone { 1 } else { own.len().max(1) };
+                own.chunks(together).for_each(|candidates| self.turns(group, candidates, round));
+                // What was measured is kept, whatever comes.
+                self.save()?;
             }
-            // What was measured is kept, whatever comes.
-            self.save()?;
         }
         self.record.complete = true;
         self.save()
     }
 
-    /// Notes what has no meaning for a candidate; whether anything is left.
+    /// Notes what has no meaning for a candidate, and counts what has; whether there is any.
     fn takes_part(&mut self, group: &Group, candidate: &Candidate) -> bool {
         let mut any = false;
         for case in group.cases.iter().filter(|case| self.options.wants(&case.name, candidate.name)) {
-            match (candidate.refuses)(&group.wanted).or_else(|| cases::refuses(case, candidate.name)) {
+            match refuses(group, case, candidate) {
                 Some(reason) => self.gap(&case.name, candidate, 0, GapKind::NotApplicable, reason.to_owned()),
-                None => any = true,
+                None => {
+                    any = true;
+                    self.all.0 += 1;
+                    self.all.1 += case.what.estimate(self.options.seconds());
+                }
             }
         }
         any
@@ -289,69 +336,77 @@ impl Run<'_> {
         self.record.gaps.push(Gap { case: case.to_owned(), candidate, round, kind, reason });
     }
 
-    /// One scene of one candidate, and its cases there.
-    fn turn(&mut self, group: &Group, candidate: &Candidate, round: u32) {
-        self.done += 1;
-        let failures = |case: &str| {
-            let of = |gap: &&Gap| gap.case == case && gap.candidate == candidate.name && gap.kind == GapKind::Failed;
-            self.record.gaps.iter().filter(of).count()
-        };
-        let cases: Vec<_> = group
-            .cases
-            .iter()
-            .filter(|case| self.options.wants(&case.name, candidate.name))
-            .filter(|case| cases::refuses(case, candidate.name).is_none() && failures(&case.name) < PATIENCE)
-            .cloned()
-            .collect();
-        if cases.is_empty() {
-            return;
-        }
-        let share = self.done as f64 / self.all as f64;
-        let elapsed = self.begin.elapsed().as_secs_f64();
-        let left = if self.done > 3 { format!(", {:.0} s left", elapsed / share - elapsed) } else { String::new() };
-        let names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
-        eprintln!(
-            "network: {} of {}{left}: round {round}, {}, {}",
-            self.done,
-            self.all,
-            candidate.name,
-            names.join(" ")
-        );
-        process::take_lines();
-        let built = Scene::new(group.wanted.way).and_then(|scene| {
-            if cases[0].what == What::Start {
-                let measured =
-                    cases::start(&self.tools, &scene, |scene| (candidate.build)(&self.tools, scene, &group.wanted));
-                return Ok((scene, None, Some(measured)));
-            }
-            let path = (candidate.build)(&self.tools, &scene, &group.wanted)?;
-            cases::reaches(&self.tools, &scene, &path)?;
-            Ok((scene, Some(path), None))
-        });
-        let setup = process::take_lines();
-        let (scene, path, started) = match built {
-            Ok(built) => built,
-            Err(reason) => {
-                eprintln!("network: {}: {reason}", candidate.name);
-                for case in &cases {
-                    self.gap(&case.name, candidate, round, GapKind::Failed, reason.clone());
+    /// A round of a group: case by case, each candidate in turn.
+    fn turns(&mut self, group: &Group, candidates: &[&Candidate], round: u32) {
+        let mut stages: Vec<Stage> = candidates.iter().map(|_| Stage::Bare).collect();
+        for case in &group.cases {
+            for (candidate, stage) in candidates.iter().zip(&mut stages) {
+                if !self.options.wants(&case.name, candidate.name) || refuses(group, case, candidate).is_some() {
+                    continue;
                 }
-                return;
+                self.progress(case, candidate, round);
+                let failures = |gap: &&Gap| {
+                    gap.case == case.name && gap.candidate == candidate.name && gap.kind == GapKind::Failed
+                };
+                if self.record.gaps.iter().filter(failures).count() < PATIENCE {
+                    self.turn(group, case, candidate, round, stage);
+                }
+                self.done.0 += 1;
+                self.done.1 += case.what.estimate(self.options.seconds());
             }
+        }
+    }
+
+    fn progress(&self, case: &Case, candidate: &Candidate, round: u32) {
+        let elapsed = self.begin.elapsed().as_secs_f64();
+        let left = self.all.1 - self.done.1;
+        // Until it is known how far the estimates are off, they are right.
+        let factor = if self.done.1 > 10.0 { elapsed / self.done.1 } else { 1.0 };
+        eprintln!(
+            "network: {} of {}, {:.0} s left: round {round}, {}, {}",
+            self.done.0 + 1,
+            self.all.0,
+            left * factor,
+            case.name,
+            candidate.name
+        );
+    }
+
+    /// One measurement of one candidate, on its scene, which is built if it does not stand.
+    fn turn(&mut self, group: &Group, case: &Case, candidate: &Candidate, round: u32, stage: &mut Stage) {
+        process::take_lines();
+        if case.what == What::Start {
+            let built = Scene::new(group.wanted.way, candidate.name);
+            let measured = built.and_then(|scene| {
+                cases::start(&self.tools, &scene, |scene| (candidate.build)(&self.tools, scene, &group.wanted))
+            });
+            return self.keep(&case.name, candidate, round, measured, process::take_lines());
+        }
+        if matches!(stage, Stage::Bare) {
+            let built = Scene::new(group.wanted.way, candidate.name).and_then(|scene| {
+                let path = (candidate.build)(&self.tools, &scene, &group.wanted)?;
+                cases::reaches(&self.tools, &scene, &path)?;
+                Ok((scene, path))
+            });
+            *stage = match built {
+                Ok((scene, path)) => Stage::Set { path, scene, lines: process::take_lines() },
+                Err(reason) => Stage::Broken(reason),
+            };
+        }
+        let (measured, lines) = match stage {
+            Stage::Set { path, scene, lines } => {
+                let bench = Bench { tools: &self.tools, scene, path, seconds: self.options.seconds() };
+                let measured = bench.measure(case.what);
+                (measured, lines.iter().cloned().chain(process::take_lines()).collect())
+            }
+            Stage::Broken(reason) => (Err(reason.clone()), process::take_lines()),
+            Stage::Bare => unreachable!("it was set just now"),
         };
-        if let Some(measured) = started {
-            self.keep(&cases[0].name, candidate, round, measured, setup);
-            return;
+        if measured.is_err() && matches!(stage, Stage::Set { .. }) {
+            // Whatever it left behind shall not be in the next figure.
+            *stage = Stage::Bare;
         }
-        let path = path.expect("built, if nothing else was measured");
-        for case in &cases {
-            let (seconds, quick) = (self.options.seconds(), self.options.quick);
-            let bench = Bench { tools: &self.tools, scene: &scene, path: &path, seconds, quick };
-            let measured = bench.measure(case.what);
-            let mut lines = setup.clone();
-            lines.extend(process::take_lines());
-            self.keep(&case.name, candidate, round, measured, lines);
-        }
+        self.keep(&case.name, candidate, round, measured, lines);
     }
 
     fn keep(

@@ -43,6 +43,10 @@ impl Netns {
         self.path.to_str().expect("ASCII")
     }
 
+    pub fn name(&self) -> &str {
+        self.path().trim_start_matches("/run/netns/")
+    }
+
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(words).stdin(Stdio::null());
@@ -100,6 +104,15 @@ impl Netns {
         eventually(&format!("a server on port {port}"), SOON, || {
             self.enter(|| fs::read_to_string("/proc/thread-self/net/tcp")).is_ok_and(|table| table.contains(&entry))
         })
+    }
+
+    /// A counter of /proc/net/snmp or netstat: a line of names, a line of values.
+    pub fn counter(&self, file: &str, group: &str, name: &str) -> u64 {
+        let text = self.enter(|| fs::read_to_string(format!("/proc/thread-self/net/{file}"))).unwrap_or_default();
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
+        let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+        let mut both = names.split_whitespace().zip(values.split_whitespace());
+        both.find(|(of, _)| *of == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
     }
 
     /// Frames that a device has received.

@@ -109,7 +109,7 @@ const fn less(name: &'static str, unit: &'static str) -> Metric {
 }
 
 /// Every kind of figure there is.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 27] = [
     more("tcp_gbit_s", "Gbit/s at the receiver"),
     less("helper_cpu_s_per_gb", "CPU s of its processes per 10^9 bytes"),
     less("machine_cpu_s_per_gb", "CPU s of the machine per 10^9 bytes"),
@@ -124,7 +124,10 @@ pub const METRICS: [Metric; 23] = [
     less("ping_p99_us", "us, 99 %"),
     less("ping_loss", "share lost"),
     more("share_min_of_mean", "least stream / mean stream"),
+    more("jain", "Jain's index of the streams"),
     more("slow_share", "share of the reader's rate delivered"),
+    less("retransmits", "segments sent again by the sender's kernel"),
+    less("duplicates", "segments that came twice to the reader's kernel"),
     less("rss_mib", "MiB resident, all its processes"),
     less("rss_growth_mib", "MiB resident more than before"),
     less("first_byte_ms", "ms from its start to a byte answered"),
@@ -133,6 +136,7 @@ pub const METRICS: [Metric; 23] = [
     less("arp_helper_us", "us of its CPU an ARP request flooded"),
     more("arp_delivered", "share delivered at the last port"),
     more("flows", "flows held"),
+    less("publish_ms", "ms for one request"),
 ];
 
 pub fn metric(name: &str) -> Option<&'static Metric> {
@@ -170,7 +174,12 @@ impl Record {
     /// The limit program that stands beside a candidate in a case: its own, or `forward` where that has no figure.
     pub fn limit(&self, case: &str, metric: &str, candidate: &str) -> Option<&str> {
         let own = self.candidates.iter().find(|one| one.name == candidate)?.limit.as_deref()?;
-        [own, "forward"].into_iter().find(|limit| !self.figures(case, metric, limit).is_empty())
+        [own, "forward"].into_iter().find(|limit| !self.reference(case, metric, limit).is_empty())
+    }
+
+    /// The figures of another candidate to divide by, by round.
+    pub fn reference(&self, case: &str, metric: &str, other: &str) -> BTreeMap<u32, f64> {
+        self.figures(&counterpart(case, other), metric, other)
     }
 
     pub fn gap(&self, case: &str, candidate: &str) -> Option<&Gap> {
@@ -179,6 +188,19 @@ impl Record {
 
     pub fn has(&self, case: &str, candidate: &str) -> bool {
         self.samples.iter().any(|sample| sample.case == case && sample.candidate == candidate)
+    }
+}
+
+/// The case of another candidate that is beside a case. `split` publishes no ports: what goes in by one stands beside what comes back of
+/// what went out, and the other way round.
+pub fn counterpart(case: &str, other: &str) -> String {
+    let turned = |to: &str| if to == "forth" { "back" } else { "forth" };
+    match *case.split('/').collect::<Vec<_>>() {
+        ["bulk", "in", mtu, streams, to] if other == "split" => {
+            format!("bulk/out/{mtu}/{streams}/{}", turned(to))
+        }
+        ["local", to] if other == "split" => format!("bulk/out/1500/1/{}", turned(to)),
+        _ => case.to_owned(),
     }
 }
 

@@ -39,7 +39,7 @@ impl Summary {
 }
 
 /// How much larger the larger is, as a share of the smaller.
-fn apart(a: f64, b: f64) -> f64 {
+pub fn apart(a: f64, b: f64) -> f64 {
     let (low, high) = (a.min(b), a.max(b));
     if high == low {
         0.0
@@ -69,4 +69,10 @@ pub fn quantile(values: &[f64], per_cent: f64) -> Option<f64> {
 pub fn ratios(of: &BTreeMap<u32, f64>, to: &BTreeMap<u32, f64>) -> Vec<f64> {
     let paired = of.iter().filter_map(|(round, value)| Some(value / to.get(round).filter(|to| **to > 0.0)?));
     paired.collect()
+}
+
+/// Jain's index of fairness: 1 when all have the same, 1/n when one has all. None of nothing.
+pub fn jain(values: &[f64]) -> Option<f64> {
+    let (sum, squares) = values.iter().fold((0.0, 0.0), |(sum, squares), value| (sum + value, squares + value * value));
+    (squares > 0.0).then(|| sum * sum / (values.len() as f64 * squares))
 }

@@ -11,16 +11,19 @@ pub const KERNEL: Candidate = Candidate {
     version: |_| process::find("nft").and_then(|nft| says(nft, "--version")),
     refuses: |wanted| (wanted.ports > 1023).then_some("a bridge has 1,023 ports"),
     build: |_, scene, wanted| {
-        let mut path = Path::begin(match wanted.way {
-            Way::Direct => [172, 31, 0, 3].into(),
-            Way::Out => BEYOND,
-            Way::In => OUTSIDE,
-        });
+        let mut path = Path::begin(
+            scene,
+            match wanted.way {
+                Way::Direct => [172, 31, 0, 3].into(),
+                Way::Out => BEYOND,
+                Way::In => OUTSIDE,
+            },
+        );
         let mtu = wanted.mtu;
         let veth = |port: &str, ifname: &str, of: &Netns| {
             format!(
                 "link add name {port} mtu {mtu} type veth peer name {ifname} mtu {mtu} netns {}\nlink set {port} up\n",
-                of.path().trim_start_matches("/run/netns/")
+                of.name()
             )
         };
         let mut batch = "link add name br0 type bridge\nlink set br0 up\n".to_owned();

@@ -10,7 +10,7 @@ pub const FORWARD: Candidate = Candidate {
     version: |tools| tools.forward.is_file().then(|| "of this tree".to_owned()),
     refuses: |wanted| (wanted.ports > 2).then_some("it has two ports"),
     build: |tools, scene, wanted| {
-        let mut path = Path::begin(if wanted.way == Way::In { [172, 31, 0, 2] } else { [172, 31, 0, 3] });
+        let mut path = Path::begin(scene, if wanted.way == Way::In { [172, 31, 0, 2] } else { [172, 31, 0, 3] });
         path.start(scene.hub.command(&tools.forward, &["vnet", scene.a.path(), scene.far.path()]), "ready")?;
         addresses(&scene.a, A, wanted.mtu)?;
         addresses(&scene.far, B, wanted.mtu)?;
@@ -33,7 +33,7 @@ pub const SPLIT: Candidate = Candidate {
     },
     build: |tools, scene, wanted| {
         scene.world_of_sockets()?;
-        let mut path = Path::begin(HOST);
+        let mut path = Path::begin(scene, HOST);
         path.start(scene.far.command(&tools.split, &[scene.a.path(), &wanted.mtu.to_string()]), "ready")?;
         addresses(&scene.a, A, wanted.mtu)?;
         scene.a.ip(&format!("route add default via {GATEWAY}\n"))?;

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::netns::Netns;
 use crate::process::{self, Background, SOON};
+use crate::walls::SCRATCH;
 
 /// The containers of `direct`, and the one of `out` and `in`.
 const A: &str = "172.31.0.2";
@@ -122,6 +123,8 @@ pub const CANDIDATES: [Candidate; 9] = [
 
 /// The namespaces of one measurement.
 pub struct Scene {
+    /// Of no other scene that stands at the same time.
+    name: &'static str,
     pub a: Netns,
     /// The other container, or the world.
     pub far: Netns,
@@ -130,9 +133,15 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(way: Way) -> Result<Self, String> {
+    pub fn new(way: Way, name: &'static str) -> Result<Self, String> {
         let far = if way == Way::Direct { "b" } else { "world" };
-        Ok(Self { a: Netns::new("a")?, far: Netns::new(far)?, hub: Netns::new("hub")?, way })
+        let netns = |of: &str| Netns::new(&format!("{of}-{name}"));
+        Ok(Self { name, a: netns("a")?, far: netns(far)?, hub: netns("hub")?, way })
+    }
+
+    /// The path of a file of this scene.
+    pub fn scratch(&self, file: &str) -> String {
+        format!("{SCRATCH}/{}-{file}", self.name)
     }
 
     pub fn client(&self) -> &Netns {
@@ -147,8 +156,9 @@ impl Scene {
     fn world_of_sockets(&self) -> Result<(), String> {
         // A device of another namespace's, for a dummy needs a module: only its address and its route are wanted.
         self.far.ip(&format!(
-            "link add name ext0 mtu 65520 type veth peer name nowhere mtu 65520 netns hub\n\
-             addr add {HOST}/24 dev ext0\nlink set ext0 up\n"
+            "link add name ext0 mtu 65520 type veth peer name nowhere mtu 65520 netns {}\n\
+             addr add {HOST}/24 dev ext0\nlink set ext0 up\n",
+            self.hub.name()
         ))?;
         self.hub.ip("link set nowhere up\n")?;
         self.far.ip("route add default via 198.51.100.1\n")?;
@@ -158,6 +168,7 @@ impl Scene {
 
 /// A scene that a candidate has built; its processes end with it.
 pub struct Path {
+    name: &'static str,
     pub helpers: Vec<Background>,
     /// Containers that are idle, and the device of the last of them.
     pub idle: Vec<Netns>,
@@ -170,8 +181,9 @@ pub struct Path {
 }
 
 impl Path {
-    fn begin(target: impl Into<Ipv4Addr>) -> Self {
+    fn begin(scene: &Scene, target: impl Into<Ipv4Addr>) -> Self {
         Self {
+            name: scene.name,
             helpers: Vec::new(),
             idle: Vec::new(),
             last_idle: String::new(),
@@ -202,7 +214,7 @@ impl Path {
     fn idle(&mut self, ports: u32, mut port: impl FnMut(&Netns, u32) -> Result<(), String>) -> Result<(), String> {
         for number in 2..ports {
             if number % 100 == 2 {
-                self.idle.push(Netns::new(&format!("idle-{}", number / 100))?);
+                self.idle.push(Netns::new(&format!("idle-{}-{}", self.name, number / 100))?);
             }
             port(self.idle.last().expect("the first is number 2"), number)?;
             self.last_idle = format!("eth{number}");

@@ -1,22 +1,31 @@
-//! Open vSwitch with its userspace datapath: TAPs of its own, given to the containers; a database and sockets of its own.
+//! Open vSwitch with its userspace datapath: a database and sockets of its own.
+//!
+//! At MTU 1500 its ports are TAPs of its own, given to the containers, with `userspace-tso-enable`: super-frames, as pontoon's. It
+//! reads frames into room for the MTU of the device, which it cannot know once the device is in another namespace: it takes 1500,
+//! and larger frames are cut and lost. So at a larger MTU its ports are veth pairs, whose ends on its side stay with it, read and
+//! written by packet sockets; the containers' ends make complete frames, for it completes no checksum there.
 
 use super::limits::addresses;
 use super::*;
-use crate::walls::SCRATCH;
 
 pub const OPENVSWITCH: Candidate = Candidate {
     name: "openvswitch",
-    what: "Open vSwitch, userspace datapath on TAPs",
+    what: "Open vSwitch, userspace datapath with TSO on TAPs; at MTU 65520 without, on veth pairs",
     limit: Some("forward"),
-    remedy: "Debian: openvswitch-switch",
+    remedy: "Debian: openvswitch-switch ethtool",
     version: |_| {
         process::find("ovsdb-server")?;
+        process::find("ethtool")?;
         process::find("ovs-vswitchd").and_then(|program| says(program, "--version"))
     },
     refuses: |wanted| (wanted.way != Way::Direct).then_some("a switch: routing and NAT are a controller's to add"),
     build: |_, scene, wanted| {
-        let mut path = Path::begin([172, 31, 0, 3]);
-        let directory = format!("{SCRATCH}/ovs");
+        let mut path = Path::begin(scene, [172, 31, 0, 3]);
+        let taps = wanted.mtu <= 1500;
+        let mut ports: Vec<(String, &Netns, String)> =
+            vec![("tap0".into(), &scene.a, "eth0".into()), ("tap1".into(), &scene.far, "eth0".into())];
+        path.idle(wanted.ports, |_, _| Ok(()))?;
+        let directory = scene.scratch("ovs");
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir(&directory).map_err(|error| format!("{directory}: {error}"))?;
         let (database, socket) = (format!("{directory}/conf.db"), format!("unix:{directory}/db.sock"));
@@ -24,56 +33,58 @@ pub const OPENVSWITCH: Candidate = Candidate {
             let found = process::find(program).ok_or_else(|| format!("{program} is not installed"))?;
             let mut command = scene.hub.command(found, words);
             private(&mut command, &directory);
-            process::run(command, 4 * SOON)
+            process::run(command, 12 * SOON)
         };
         run("ovsdb-tool", &["create", &database, "/usr/share/openvswitch/vswitch.ovsschema"])?;
-        for (program, words) in [
-            ("ovsdb-server", vec![database.clone(), format!("--remote=p{socket}"), "--no-chdir".to_owned()]),
-            ("ovs-vswitchd", vec![socket.clone(), "--no-chdir".to_owned(), "--disable-system".to_owned()]),
-        ] {
+        let daemon = |path: &mut Path, program: &str, words: &[&str]| {
             let found = process::find(program).ok_or_else(|| format!("{program} is not installed"))?;
-            let mut command = scene.hub.command(found, &[]);
+            let mut command = scene.hub.command(found, words);
             private(&mut command, &directory);
-            command.args(words).arg(format!("--unixctl={directory}/{program}.ctl"));
-            path.start(command, "")?;
-            if program == "ovsdb-server" {
-                let file = format!("{directory}/db.sock");
-                process::eventually("ovsdb-server listens", SOON, || std::path::Path::new(&file).exists())?;
-            }
-        }
+            command.arg("--no-chdir").arg(format!("--unixctl={directory}/{program}.ctl"));
+            path.start(command, "")
+        };
+        daemon(&mut path, "ovsdb-server", &[&database, &format!("--remote=p{socket}")])?;
+        let file = format!("{directory}/db.sock");
+        process::eventually("ovsdb-server listens", SOON, || std::path::Path::new(&file).exists())?;
         let database = format!("--db={socket}");
-        run("ovs-vsctl", &[&database, "--no-wait", "init"])?;
-        let mut words: Vec<String> =
-            [&database, "-t", "15", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"]
-                .map(|word: &str| word.to_owned())
-                .into();
-        let mtu = format!("mtu_request={}", wanted.mtu);
-        let mut ports: Vec<(String, String)> = vec![("tap0".into(), "a".into()), ("tap1".into(), "b".into())];
-        let mut idle = Vec::new();
-        path.idle(wanted.ports, |netns, number| {
-            ports.push((format!("tap{number}"), netns.path().trim_start_matches("/run/netns/").to_owned()));
-            idle.push(number);
-            Ok(())
-        })?;
-        for (port, _) in &ports {
-            for word in ["--", "add-port", "br0", port, "--", "set", "interface", port, "type=tap", &mtu] {
-                words.push(word.to_owned());
+        let tso = format!("other_config:userspace-tso-enable={taps}");
+        run("ovs-vsctl", &[&database, "--no-wait", "init", "--", "set", "Open_vSwitch", ".", &tso])?;
+        daemon(&mut path, "ovs-vswitchd", &[&socket, "--disable-system"])?;
+        let idle = (2..wanted.ports).zip(path.idle.iter().flat_map(|netns| std::iter::repeat_n(netns, 100)));
+        ports.extend(idle.map(|(number, netns)| (format!("tap{number}"), netns, format!("eth{number}"))));
+        let mtu = wanted.mtu;
+        if !taps {
+            let pairs = ports.iter().map(|(port, netns, ifname)| {
+                let of = netns.name();
+                format!("link add name {port} mtu {mtu} type veth peer name {ifname} mtu {mtu} netns {of}\nlink set {port} up\n")
+            });
+            scene.hub.ip(&pairs.collect::<String>())?;
+        }
+        let mut words: Vec<&str> =
+            vec![&database, "-t", "60", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"];
+        for (port, ..) in &ports {
+            words.extend(["--", "add-port", "br0", port]);
+            if taps {
+                words.extend(["--", "set", "interface", port, "type=tap"]);
             }
         }
-        run("ovs-vsctl", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let moves = ports.iter().enumerate().map(|(number, (port, netns))| {
-            let ifname = if number < 2 { "eth0".to_owned() } else { format!("eth{number}") };
-            format!("link set {port} netns {netns} name {ifname}\n")
-        });
-        scene.hub.ip(&moves.collect::<String>())?;
-        addresses(&scene.a, A, wanted.mtu)?;
-        addresses(&scene.far, B, wanted.mtu)?;
-        for netns in &path.idle {
-            let own = idle
+        run("ovs-vsctl", &words)?;
+        if taps {
+            let moves = ports
                 .iter()
-                .filter(|number| ports[**number as usize].1 == netns.path().trim_start_matches("/run/netns/"));
-            let batch = own.map(|number| {
-                format!("addr add {}/16 dev eth{number}\nlink set eth{number} up\n", idle_address(*number))
+                .map(|(port, netns, ifname)| format!("link set {port} netns {} name {ifname}\n", netns.name()));
+            scene.hub.ip(&moves.collect::<String>())?;
+        } else {
+            for (_, netns, ifname) in &ports {
+                netns.run("ethtool", &["-K", ifname, "tx", "off", "tso", "off", "gso", "off"], SOON)?;
+            }
+        }
+        addresses(&scene.a, A, mtu)?;
+        addresses(&scene.far, B, mtu)?;
+        for (index, netns) in path.idle.iter().enumerate() {
+            let first = 2 + 100 * index as u32;
+            let batch = (first..wanted.ports.min(first + 100)).map(|number| {
+                format!("addr add {}/16 dev eth{number}\nlink set eth{number} up\n", idle_address(number))
             });
             netns.ip(&batch.collect::<String>())?;
         }

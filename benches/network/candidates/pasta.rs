@@ -20,7 +20,7 @@ pub const PASTA: Candidate = Candidate {
     },
     build: |tools, scene, wanted| {
         scene.world_of_sockets()?;
-        let mut path = Path::begin(HOST);
+        let mut path = Path::begin(scene, HOST);
         let mut command = scene.far.command(&tools.pasta, &["-f", "-4", "--config-net", "-I", "eth0", "-i", "ext0"]);
         command.args(["-a", A, "-n", "255.255.0.0", "-g", GATEWAY, "-m", &wanted.mtu.to_string()]);
         command.args(["--runas", "0", "--no-dhcp", "-T", "none", "-U", "none"]);

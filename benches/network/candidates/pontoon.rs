@@ -1,7 +1,6 @@
 //! pontoon itself, by its command line.
 
 use super::*;
-use crate::walls::SCRATCH;
 
 pub const PONTOON: Candidate = Candidate {
     name: "pontoon",
@@ -14,8 +13,8 @@ pub const PONTOON: Candidate = Candidate {
     },
     build: |tools, scene, wanted| {
         if wanted.way == Way::Direct {
-            let path = switch(tools, &scene.hub, "none", wanted, [172, 31, 0, 3].into())?;
-            attach(tools, &scene.hub, "b", &scene.far, "eth0", B, false)?;
+            let path = switch(tools, scene, &scene.hub, "none", wanted, [172, 31, 0, 3].into())?;
+            attach(tools, scene, &scene.hub, "b", &scene.far, "eth0", B, false)?;
             return finish(tools, scene, wanted, path);
         }
         let target = if wanted.way == Way::Out { BEYOND } else { OUTSIDE };
@@ -23,7 +22,7 @@ pub const PONTOON: Candidate = Candidate {
         if wanted.mtu != 1500 {
             uplink += &format!(",mtu={}", wanted.mtu);
         }
-        finish(tools, scene, wanted, switch(tools, &scene.hub, &uplink, wanted, target)?)
+        finish(tools, scene, wanted, switch(tools, scene, &scene.hub, &uplink, wanted, target)?)
     },
 };
 
@@ -46,21 +45,32 @@ pub const SOCKETS: Candidate = Candidate {
     },
     build: |tools, scene, wanted| {
         scene.world_of_sockets()?;
-        let path = switch(tools, &scene.far, "sockets", wanted, HOST)?;
-        attach(tools, &scene.far, "a", &scene.a, "eth0", A, wanted.way == Way::In)?;
+        let path = switch(tools, scene, &scene.far, "sockets", wanted, HOST)?;
+        attach(tools, scene, &scene.far, "a", &scene.a, "eth0", A, wanted.way == Way::In)?;
         Ok(path)
     },
 };
 
-fn control() -> String {
-    format!("{SCRATCH}/control")
-}
-
-fn switch(tools: &Tools, place: &Netns, uplink: &str, wanted: &Wanted, target: Ipv4Addr) -> Result<Path, String> {
-    let mut path = Path::begin(target);
+fn switch(
+    tools: &Tools,
+    scene: &Scene,
+    place: &Netns,
+    uplink: &str,
+    wanted: &Wanted,
+    target: Ipv4Addr,
+) -> Result<Path, String> {
+    let mut path = Path::begin(scene, target);
     // The shell gives it the descriptor to say that it is ready.
     let mut command = place.command("sh", &["-c", r#"exec "$0" "$@" 3>&1"#]);
-    command.arg(&tools.pontoon).args(["switch", "--ready-fd", "3", "--log", "error", "--control", &control()]);
+    command.arg(&tools.pontoon).args([
+        "switch",
+        "--ready-fd",
+        "3",
+        "--log",
+        "error",
+        "--control",
+        &scene.scratch("control"),
+    ]);
     command.args(["--subnet", SUBNET, "--gateway", GATEWAY, "--mtu", &wanted.mtu.to_string(), "--uplink", uplink]);
     if wanted.flows > 10_000 {
         // One container may have a quarter of all otherwise.
@@ -71,16 +81,18 @@ fn switch(tools: &Tools, place: &Netns, uplink: &str, wanted: &Wanted, target: I
 }
 
 fn finish(tools: &Tools, scene: &Scene, wanted: &Wanted, mut path: Path) -> Result<Path, String> {
-    attach(tools, &scene.hub, "a", &scene.a, "eth0", A, wanted.way == Way::In)?;
+    attach(tools, scene, &scene.hub, "a", &scene.a, "eth0", A, wanted.way == Way::In)?;
     path.idle(wanted.ports, |netns, number| {
         let (name, ifname) = (format!("p{number}"), format!("eth{number}"));
-        attach(tools, &scene.hub, &name, netns, &ifname, &idle_address(number), false)
+        attach(tools, scene, &scene.hub, &name, netns, &ifname, &idle_address(number), false)
     })?;
     Ok(path)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the words of one command line")]
 fn attach(
     tools: &Tools,
+    scene: &Scene,
     place: &Netns,
     name: &str,
     netns: &Netns,
@@ -88,7 +100,8 @@ fn attach(
     ip: &str,
     publish: bool,
 ) -> Result<(), String> {
-    let mut command = place.command(&tools.pontoon, &["attach", name, "--control", &control(), "--ifname", ifname]);
+    let mut command =
+        place.command(&tools.pontoon, &["attach", name, "--control", &scene.scratch("control"), "--ifname", ifname]);
     command.args(["--netns", netns.path(), "--ip", ip]);
     if publish {
         let last = FIRST_TCP + TCP_PORTS - 1;

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::walls::SCRATCH;
 
 pub const SLIRP4NETNS: Candidate = Candidate {
     name: "slirp4netns",
@@ -19,8 +18,8 @@ pub const SLIRP4NETNS: Candidate = Candidate {
     },
     build: |_, scene, wanted| {
         scene.world_of_sockets()?;
-        let mut path = Path::begin(HOST);
-        let api = format!("{SCRATCH}/slirp");
+        let mut path = Path::begin(scene, HOST);
+        let api = scene.scratch("slirp");
         let mut command = scene.far.command("sh", &["-c", r#"exec "$0" "$@" 3>&1"#, "slirp4netns", "-c", "-r", "3"]);
         command.args(["-m", &wanted.mtu.to_string(), "-a", &api, "--cidr", "172.31.0.0/24", "--disable-dns"]);
         command.args(["--netns-type=path", scene.a.path(), "eth0"]);

@@ -4,7 +4,6 @@ use std::process::Stdio;
 
 use super::limits::addresses;
 use super::*;
-use crate::walls::SCRATCH;
 
 pub const VDE: Candidate = Candidate {
     name: "vde",
@@ -27,8 +26,8 @@ pub const VDE: Candidate = Candidate {
         }
     },
     build: |_, scene, wanted| {
-        let mut path = Path::begin([172, 31, 0, 3]);
-        let directory = format!("{SCRATCH}/vde");
+        let mut path = Path::begin(scene, [172, 31, 0, 3]);
+        let directory = scene.scratch("vde");
         let _ = std::fs::remove_dir_all(&directory);
         let switch = process::find("vde_switch").ok_or("vde_switch is not installed")?;
         let plug = process::find("vde_plug2tap").ok_or("vde_plug2tap is not installed")?;
