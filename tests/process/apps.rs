@@ -60,7 +60,7 @@ impl Drop for Server {
     }
 }
 
-fn script_path(name: &str) -> PathBuf {
+pub(super) fn script_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/process/apps").join(name)
 }
 

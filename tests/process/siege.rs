@@ -2,15 +2,17 @@
 //! loss has a reason at the port of its cause, and the log has a line for it, once.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::apps::script_path;
 use super::bed::{Case, HOST, PROGRAM, SERVER, Switch, received, soon, status, within};
-use super::ns::{Listener, Netns, say};
+use super::ns::{Listener, Netns, kill_group, say};
 use super::packet::{Names, Packet};
+use super::programs::program;
 use super::sockets::descriptors;
 use super::transfers::exchange;
 use super::wire::{View, Wire};
@@ -19,7 +21,7 @@ use super::{Claim, claims};
 pub const CLAIMS: &[Claim] = claims![
     a_flood_of_syns_to_nobody_gives_way_to_itself,
     a_flood_of_syns_that_are_never_completed_gives_way_to_itself,
-    a_thousand_connections_that_acknowledge_nothing_are_bounded,
+    a_thousand_connections_that_acknowledge_nothing_are_bounded needs "python3",
     a_storm_of_acknowledgements_is_not_amplified,
     garbage_outside_of_the_window_changes_nothing,
     one_container_does_not_take_the_last_descriptor needs "prlimit",
@@ -28,7 +30,7 @@ pub const CLAIMS: &[Claim] = claims![
 pub(super) const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 pub(super) const C2: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 3);
 /// Beyond, where nobody answers.
-const SILENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 3);
+pub(super) const SILENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 3);
 const ANY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -62,6 +64,44 @@ impl Siege {
         let beyond = case.world.listen(SocketAddrV4::new(SERVER, 80));
         let inside = other.listen(SocketAddrV4::new(C2, 80));
         Siege { case, switch, hostile, other, beyond, inside }
+    }
+
+    /// Bytes a second of the other container's to the world in one stream, and connections a second with a byte there and back.
+    pub fn what_the_other_has(&self, during: Duration) -> [f64; 2] {
+        let to = SocketAddrV4::new(SERVER, 80);
+        let dial = || {
+            let near = self.other.connect(ANY, to, PATIENCE).expect("connected");
+            (near, self.beyond.accept_within(PATIENCE).expect("connected").0)
+        };
+        let (near, mut far) = dial();
+        far.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let bulk = thread::scope(|scope| {
+            scope.spawn(move || {
+                let (page, began) = (vec![7; 262_144], Instant::now());
+                while began.elapsed() < during && (&mut &near).write(&page).is_ok() {}
+            });
+            let (mut buffer, mut total, began) = (vec![0; 262_144], 0, Instant::now());
+            loop {
+                match far.read(&mut buffer).expect("received") {
+                    0 => break total as f64 / began.elapsed().as_secs_f64(),
+                    length => total += length,
+                }
+            }
+        });
+        let (began, mut count, beyond) = (Instant::now(), 0, &self.beyond);
+        self.other.enter(|| {
+            while began.elapsed() < during {
+                let mut near = TcpStream::connect(to).expect("connected");
+                near.set_read_timeout(Some(PATIENCE)).expect("a socket");
+                near.write_all(b"?").expect("taken");
+                let mut far = beyond.accept_within(PATIENCE).expect("connected").0;
+                far.read_exact(&mut [0]).expect("received");
+                far.write_all(b"!").expect("taken");
+                near.read_exact(&mut [0]).expect("received");
+                count += 1;
+            }
+        });
+        [bulk, f64::from(count) / began.elapsed().as_secs_f64()]
     }
 
     /// New connections of the other container, both ways, carry data.
@@ -144,49 +184,67 @@ fn flooded(to: SocketAddrV4) {
 }
 
 fn a_thousand_connections_that_acknowledge_nothing_are_bounded() {
-    never_acknowledging(1000);
-}
-
-/// So many connections, all of which are answered with more than is ever acknowledged; the ends of them, and what they cost in KiB.
-pub(super) fn silent_receivers(siege: &Siege, count: usize) -> (Vec<(TcpStream, TcpStream)>, u64) {
-    let memory = status(siege.switch.pid(), "VmRSS:");
-    let listeners: Vec<_> =
-        (0..4).map(|number| siege.case.world.listen(SocketAddrV4::new(SERVER, 9000 + number))).collect();
-    let connections: Vec<_> = (0..count)
-        .map(|number| {
-            let to = SocketAddrV4::new(SERVER, 9000 + (number % 4) as u16);
-            let near = siege.hostile.connect(ANY, to, PATIENCE).unwrap_or_else(|error| panic!("{number}: {error}"));
-            let far = listeners[number % 4].accept_within(PATIENCE).expect("connected").0;
-            (near, far)
-        })
-        .collect();
-    siege
-        .hostile
-        .nft("table ip deaf {\n chain out {\n type filter hook output priority 0;\n ip protocol tcp drop\n }\n}\n");
-    let page = vec![7; 300_000];
-    for (_, far) in &connections {
-        far.set_nonblocking(true).expect("a socket");
-        let _ = (&mut &*far).write(&page);
-    }
-    siege.others_go_on();
-    (connections, status(siege.switch.pid(), "VmRSS:") - memory)
-}
-
-pub(super) fn never_acknowledging(count: usize) -> u64 {
     let siege = Siege::lay(&["env"]);
+    let (_silent, grown) = never_acknowledging(&siege, 1000);
+    eprintln!("process: a thousand connections that acknowledge nothing cost {grown} KiB");
+}
+
+/// So many connections, all of which are answered with more than is ever acknowledged.
+pub(super) struct Silent {
+    near: Vec<TcpStream>,
+    world: Child,
+}
+
+impl Silent {
+    pub fn receive(siege: &Siege, count: usize) -> Silent {
+        let script = script_path("pour.py");
+        let words = [script.to_str().expect("UTF-8"), "9000", "4", "300000"];
+        let mut world = program(&siege.case.world, "python3", &words);
+        let mut world = world.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+        within(PATIENCE, "it listens", || siege.case.world.run("ss", &["-tln"], "").contains(":9003"));
+        let near = (0..count)
+            .map(|number| {
+                let to = SocketAddrV4::new(SERVER, 9000 + (number % 4) as u16);
+                siege.hostile.connect(ANY, to, PATIENCE).unwrap_or_else(|error| panic!("{number}: {error}"))
+            })
+            .collect();
+        let deaf =
+            "table ip deaf {\n chain out {\n type filter hook output priority 0;\n ip protocol tcp drop\n }\n}\n";
+        siege.hostile.nft(deaf);
+        world.stdin.as_mut().expect("piped").write_all(b"now\n").expect("it runs");
+        let mut told = String::new();
+        BufReader::new(world.stdout.as_mut().expect("piped")).read_line(&mut told).expect("it tells");
+        // The last ones may still wait to be accepted: they are silent as well.
+        assert!(told.trim().parse::<usize>().expect("a number") + 64 > count, "{told} of {count}");
+        Silent { near, world }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.near.clear();
+        kill_group(&mut self.world);
+    }
+}
+
+/// What so many of them cost at the most, KiB.
+pub(super) fn never_acknowledging(siege: &Siege, count: usize) -> (Silent, u64) {
     siege.others_go_on();
-    let (_connections, grown) = silent_receivers(&siege, count);
+    let memory = status(siege.switch.pid(), "VmRSS:");
+    let silent = Silent::receive(siege, count);
+    let mut grown = 0;
+    for _ in 0..4 {
+        siege.others_go_on();
+        grown = grown.max(status(siege.switch.pid(), "VmRSS:").saturating_sub(memory));
+        thread::sleep(Duration::from_millis(400));
+    }
     // 64 MiB a container for data to it, a chunk in reserve for each flow, and what a flow is by itself.
     assert!(grown < 96 * 1024 + count as u64 * 80, "{grown} KiB more for {count}");
-    for _ in 0..3 {
-        thread::sleep(Duration::from_millis(500));
-        siege.others_go_on();
-    }
-    grown
+    (silent, grown)
 }
 
 /// A connection of which both sides' numbers are known: the next of the container, and the next of the switch.
-fn numbered(siege: &Siege) -> ((TcpStream, TcpStream), SocketAddrV4, SocketAddrV4, (u32, u32)) {
+pub(super) fn numbered(siege: &Siege) -> ((TcpStream, TcpStream), SocketAddrV4, SocketAddrV4, (u32, u32)) {
     let wire = Wire::open(&siege.hostile, "eth0", View::Incoming, Names::default());
     let (near, far) = siege.connection(82);
     let answer = wire.wait(&["tcp"]).expect("a SYN-ACK");

@@ -199,13 +199,21 @@ fn narrow(netns: &Netns, device: &str) {
     netns.run("tc", &[&["qdisc", "add", "dev", device, "root"][..], &limit].concat(), "");
 }
 
-/// The kernel's own count of segments that it sent again.
+/// Segments that a kernel sent again. Not those of its tail-loss probes: that timer is two round trips, and a machine that is busy
+/// elsewhere is enough for it.
 pub(super) fn retransmitted(netns: &Netns) -> u64 {
-    let text = netns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("/proc");
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RetransSegs");
-    found.and_then(|(_, value)| value.parse().ok()).expect("a number")
+    let count = |file: &str, prefix: &str, wanted: &str| {
+        let text = netns.enter(|| fs::read_to_string(file)).expect("/proc");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == wanted);
+        found.and_then(|(_, value)| value.parse::<u64>().ok()).expect("a number")
+    };
+    count("/proc/thread-self/net/snmp", "Tcp: ", "RetransSegs").saturating_sub(count(
+        "/proc/thread-self/net/netstat",
+        "TcpExt: ",
+        "TCPLossProbes",
+    ))
 }
 
 /// What the switch sent again, over all its connections that are open.
