@@ -439,6 +439,10 @@ impl Flow {
         // As Linux `tcp_sequence`: a sender whose window is full acknowledges from its edge.
         let fits = !before(end, self.rx.nxt) && !after(s.seq, self.rx.edge);
         if s.has(tcp::RST) {
+            // Its socket is gone, as it should be; what was acknowledged is still the host's to take (RFC 1337).
+            if self.is_over_inside() {
+                return Err(DropReason::InvalidState);
+            }
             // RFC 5961 3.2: exactly the next byte, or a challenge.
             if fits && s.seq == self.rx.nxt {
                 cx.stats.resets += 1;
@@ -626,6 +630,10 @@ impl Flow {
             self.alarm(cx);
             self.complete(cx);
         }
+        if self.is_over_inside() {
+            // Nobody is there to be asked; the host's socket tells how it ends.
+            self.heard = cx.now;
+        }
         if self.fate == Fate::Alive && self.deadline(cx.config) <= cx.now {
             self.probes += 1;
             if self.probes > cx.config.probes {
@@ -637,6 +645,11 @@ impl Flow {
             self.probe(cx);
         }
         self.flush(cx);
+    }
+
+    /// Have both ends been said and acknowledged? The container keeps no socket for it then.
+    fn is_over_inside(&self) -> bool {
+        self.rx.ended && self.tx.is_finished()
     }
 
     /// How long the container's silence is, for listings: since it last sent something.

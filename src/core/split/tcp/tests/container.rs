@@ -414,6 +414,35 @@ fn container_that_ends_first_leaves_nothing_behind() {
     peer.bed.assert_empty();
 }
 
+/// Whoever has said and heard both ends has no socket any more, and answers what still comes by a reset.
+#[test]
+fn reset_after_both_ends_takes_nothing_back_that_was_acknowledged() {
+    for host_first in [true, false] {
+        let mut peer = Peer::new(Config::default());
+        peer.set_room(0);
+        let data = ramp(50_000);
+        if host_first {
+            let fin = peer.host_ends();
+            peer.acknowledge(fin[0].seq.wrapping_add(1));
+            peer.send(FIN | ACK | PSH, &data);
+        } else {
+            peer.send(FIN | ACK | PSH, &data);
+            peer.bed.sent();
+            let fin = peer.host_ends();
+            peer.acknowledge(fin[0].seq.wrapping_add(1));
+        }
+        peer.bed.sent();
+        // The host takes its time; nobody who could answer is asked.
+        assert_eq!(peer.pass(600_000).len(), 0);
+        assert_eq!(peer.stray(0, RST, b""), Err(DropReason::InvalidState));
+        assert_eq!(peer.bed.socket().1.closed, None);
+        peer.set_room(100_000);
+        assert!(peer.got() == data);
+        assert_eq!(peer.bed.last_socket().closed, Some(Close::Orderly));
+        assert_eq!(peer.bed.states(), if host_first { &["TIME_WAIT"][..] } else { &[] });
+    }
+}
+
 #[test]
 fn fin_out_of_order_is_remembered() {
     let mut peer = Peer::new(Config::default());
