@@ -83,6 +83,7 @@ fn trials() -> Vec<Trial> {
         an_unfinished_connection_is_reset_when_its_process_is_killed,
         a_finished_connection_ends_in_order_when_its_process_is_killed,
         an_urgent_byte_stays_in_line,
+        the_mark_of_an_urgent_byte_is_found_before_it_is_read,
         a_connection_has_its_options_from_birth,
         a_listener_accepts_and_says_who_asked_for_what,
         a_listener_that_admits_nobody_keeps_its_port,
@@ -101,6 +102,7 @@ fn trials() -> Vec<Trial> {
         a_reply_leaves_from_the_address_that_was_asked,
         an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut,
         an_error_of_one_peer_does_not_fail_a_send_to_another,
+        an_error_tells_which_of_the_hosts_addresses_the_datagram_left_from,
         an_error_that_nobody_met_is_told_by_an_event,
         segments_leave_and_arrive_together,
         segments_too_long_for_the_link_leave_one_by_one,
@@ -251,6 +253,26 @@ fn an_urgent_byte_stays_in_line() {
     host.sockets.send_urgent(id, b'?').expect("sent");
     let mut peer = peer;
     assert_eq!(exactly(&mut peer, 2), b"c?");
+}
+
+fn the_mark_of_an_urgent_byte_is_found_before_it_is_read() {
+    let mut host = Host::new();
+    let (id, peer) = host.connected("127.0.0.1");
+    let mut buf = [0; 99];
+    for round in 0..2 {
+        assert!(!host.sockets.at_mark(id), "round {round}");
+        rustix::net::send(&peer, b"ab", rustix::net::SendFlags::empty()).expect("sent");
+        rustix::net::send(&peer, b"!", rustix::net::SendFlags::OOB).expect("sent");
+        rustix::net::send(&peer, b"cd", rustix::net::SendFlags::empty()).expect("sent");
+        host.wait(id, |ready| ready.readable);
+        assert!(!host.sockets.at_mark(id));
+        assert_eq!(host.sockets.recv(id, &mut buf), Ok(2), "up to the mark");
+        assert!(host.sockets.at_mark(id));
+        assert_eq!(host.sockets.recv(id, &mut buf[..1]), Ok(1));
+        assert_eq!(buf[0], b'!');
+        assert!(!host.sockets.at_mark(id));
+        assert_eq!(host.read(id, 2), Ok(b"cd".to_vec()));
+    }
 }
 
 fn a_connection_has_its_options_from_birth() {
@@ -587,8 +609,14 @@ fn an_error_of_one_peer_does_not_fail_a_send_to_another() {
         host.sockets.send_to(id, to, b"to somebody", &PLAIN).expect("sent, whatever became of the one before");
         let mut buf = [0; 99];
         assert_eq!(peer.recv(&mut buf).expect("received"), 11);
-        let error =
-            DatagramError { to: closed, icmp: Ok(unreachable), mtu: 0, offender: Some(addr(at)), sequence: None };
+        let error = DatagramError {
+            to: closed,
+            icmp: Ok(unreachable),
+            mtu: 0,
+            offender: Some(addr(at)),
+            sequence: None,
+            from: Some(addr(at)),
+        };
         host.wait(id, |ready| ready.error);
         assert_eq!(host.sockets.next_error(id), Some(error));
         assert_eq!(host.sockets.next_error(id), None);
@@ -596,6 +624,19 @@ fn an_error_of_one_peer_does_not_fail_a_send_to_another() {
         host.sockets.send_to(id, closed, b"to nobody", &PLAIN).expect("sent");
         assert_eq!(host.sockets.recv_from(id, &mut buf), Err(Failure::WouldBlock));
         assert_eq!(host.sockets.next_error(id), Some(error));
+    }
+}
+
+fn an_error_tells_which_of_the_hosts_addresses_the_datagram_left_from() {
+    let mut host = Host::new();
+    let (id, _) = host.open(Datagrams::Udp, "0.0.0.0");
+    let closed = closed_port("127.0.0.1");
+    for from in ["192.0.2.1", "192.0.2.2", "127.0.0.1"] {
+        let how = SendHow { from: Some(addr(from)), ..PLAIN };
+        host.sockets.send_to(id, closed, b"to nobody", &how).expect("sent");
+        host.wait(id, |ready| ready.error);
+        let error = host.sockets.next_error(id).expect("there is one");
+        assert_eq!((error.to, error.from), (closed, Some(addr(from))));
     }
 }
 
@@ -655,7 +696,14 @@ fn a_datagram_that_may_not_be_fragmented_is_too_long_and_the_mtu_is_told() {
         let dont = SendHow { dont_fragment: true, ..PLAIN };
         assert_eq!(host.sockets.send_to(id, far, &[0; 1300], &dont), Ok(()));
         assert_eq!(host.sockets.send_to(id, far, &[0; 2000], &dont), Err(Failure::TooLong));
-        let error = DatagramError { to: far, icmp: Err(Failure::TooLong), mtu: 1400, offender: None, sequence: None };
+        let error = DatagramError {
+            to: far,
+            icmp: Err(Failure::TooLong),
+            mtu: 1400,
+            offender: None,
+            sequence: None,
+            from: None,
+        };
         assert_eq!(host.sockets.next_error(id), Some(error));
         assert_eq!(host.sockets.next_error(id), None);
         assert_eq!(host.sockets.send_to(id, far, &[0; 2000], &PLAIN), Ok(()), "in fragments");

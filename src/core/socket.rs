@@ -152,6 +152,8 @@ pub struct Received {
 pub struct DatagramError {
     /// Where the datagram was sent; of a ping socket the port is 0.
     pub to: Endpoint,
+    /// The host's address that it left from, if the error tells.
+    pub from: Option<Addr>,
     /// Type and code of the ICMP error; `None`: the host itself refused it, for this reason.
     pub icmp: Result<(u8, u8), Failure>,
     /// The MTU it tells, bytes; 0 if it tells none.
@@ -183,7 +185,7 @@ pub trait Sockets {
     /// that whatever ends it before [`Sockets::finish`] resets it, sends without delay, and keeps urgent data in line.
     fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure>;
 
-    /// Is it connected? `WouldBlock`: not decided yet.
+    /// Is it connected, and without an error since? `WouldBlock`: not decided yet.
     fn outcome(&mut self, id: SocketId) -> Result<(), Failure>;
 
     /// Listens for TCP connections.
@@ -202,6 +204,10 @@ pub trait Sockets {
 
     /// Sends one byte of urgent data (MSG_OOB).
     fn send_urgent(&mut self, id: SocketId, byte: u8) -> Result<(), Failure>;
+
+    /// Is the next byte that [`Sockets::recv`] would give urgent, as far as the host has told? A call of that never goes past
+    /// an urgent byte that has come unless it begins with it.
+    fn at_mark(&mut self, id: SocketId) -> bool;
 
     /// Receives stream data; 0 is the peer's end.
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure>;

@@ -481,10 +481,11 @@ impl Datapath {
         let replied = flow.state != "CONNECTING" && flow.state != "SYN_SENT";
         let peer = flow.dial.unwrap_or(Endpoint { addr: inside.dst, port: inside.dport });
         let ends = Ends { original, reply, replied, assured: replied };
+        let timeout = flow.timeout.as_secs();
         FlowView {
             line: format!(
                 "{}window={} stored={} peer_window={} cwnd={} in_flight={} retransmits={} peer={}:{}",
-                ends.line(flow.state, 0),
+                ends.line(flow.state, timeout),
                 flow.window,
                 flow.stored,
                 flow.peer_window,
@@ -502,7 +503,7 @@ impl Datapath {
                 retransmits: flow.retransmits,
                 error: flow.error.map(|error| format!("{error:?}")),
             }),
-            ..ends.view(flow.state, 0, self.name_of(flow.port), to, from)
+            ..ends.view(flow.state, timeout, self.name_of(flow.port), to, from)
         }
     }
 

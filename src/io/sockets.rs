@@ -40,6 +40,7 @@ use crate::core::socket::{
     Sockets,
 };
 use crate::core::time::Instant;
+use crate::io::sys::sockets::at_mark;
 use crate::wire::addr::Addr;
 
 mod datagram;
@@ -185,13 +186,17 @@ struct Stream {
     accepted: bool,
     /// Our end was said.
     finished: bool,
+    /// Urgent data came, and where it begins was not passed yet.
+    urgent: bool,
+    /// The last read left nothing: urgent data may have come since, of which the event is still to be waited for.
+    emptied: bool,
     /// The first error that a call met.
     error: Option<Failure>,
 }
 
 impl Stream {
     fn new(fd: OwnedFd, v4: bool, accepted: bool) -> Stream {
-        Stream { fd, v4, accepted, finished: false, error: None }
+        Stream { fd, v4, accepted, finished: false, urgent: false, emptied: false, error: None }
     }
 
     /// Keeps the first error that ends the connection.
@@ -301,7 +306,13 @@ impl HostSockets {
             writable: event.is_writable() || event.is_write_closed(),
             error: event.is_error(),
         };
-        self.latch(SocketId(token.0 as u32), ready); // the low 32 bits
+        let id = SocketId(token.0 as u32); // the low 32 bits
+        if event.is_priority()
+            && let Ok(stream) = self.stream(id)
+        {
+            stream.urgent = true;
+        }
+        self.latch(id, ready);
         true
     }
 
@@ -401,7 +412,8 @@ impl HostSockets {
     fn insert(&mut self, id: SocketId, kind: Kind) -> Result<(), Failure> {
         let both = matches!(kind, Kind::Stream(_));
         let entry = Entry { id, kind, ready: Ready::default(), queued: false, wants_room: false };
-        let interest = if both { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let interest =
+            if both { Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY } else { Interest::READABLE };
         let fd = entry.raw_fd();
         self.registry
             .register(&mut SourceFd(&fd), token_of(id), interest)
@@ -522,9 +534,23 @@ impl Sockets for HostSockets {
     }
 
     #[inline]
+    fn at_mark(&mut self, id: SocketId) -> bool {
+        let Ok(stream) = self.stream(id) else { return false };
+        if !stream.urgent && !stream.emptied {
+            return false;
+        }
+        let is_there = at_mark(&stream.fd).unwrap_or(false);
+        stream.urgent &= !is_there;
+        is_there
+    }
+
+    #[inline]
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure> {
         let stream = self.stream(id)?;
-        match rustix::net::recv(&stream.fd, into, RecvFlags::DONTWAIT) {
+        let room = into.len();
+        let received = rustix::net::recv(&stream.fd, into, RecvFlags::DONTWAIT);
+        stream.emptied = received.is_ok_and(|(_, len)| len < room);
+        match received {
             // After an error that another call was told of, the kernel says "end"; it is not the peer's.
             Ok((_, 0)) => stream.error.map_or(Ok(0), Err),
             Ok((_, len)) => Ok(len),

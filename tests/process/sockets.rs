@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::bed::{Case, GATEWAY, HOST, PEER, PROGRAM, SERVER, Switch, soon, within};
-use super::ns::{Netns, SOON, kill_group, say, told};
+use super::ns::{Netns, SOON, kill_group, readable, say, told};
 use super::programs::{iperf3, program, run};
 use super::refusals::refused;
 use super::{Claim, claims};
@@ -39,6 +39,10 @@ pub const CLAIMS: &[Claim] = claims![
     a_range_beyond_the_descriptors_is_refused_in_a_line,
     five_thousand_ports_are_published_at_once_and_all_lead_inside,
     flows_name_the_peer,
+    flows_tell_all_that_is_known_of_a_connection,
+    an_urgent_byte_is_marked_inside,
+    errors_of_routers_are_told_as_often_as_they_tell_them needs "nft",
+    a_changed_route_is_taken_by_new_connections_and_next_datagrams,
     three_thousand_connections_leave_no_descriptor,
     readers_that_stand_still_lose_nothing,
 ];
@@ -650,6 +654,121 @@ fn flows_name_the_peer() {
     }
     drop((near, far));
     soon("it ends with its ends", || live(&switch).is_empty());
+}
+
+fn flows_tell_all_that_is_known_of_a_connection() {
+    let (case, c1, switch) = one(&[]);
+    let (near, mut far) = connected(&c1, (&case.world, SERVER), 80);
+    say(&near, &far, "hello").expect("heard");
+    say(&far, &near, "and hello").expect("heard");
+    soon("it is acknowledged", || switch.list("flows")[0]["reply"]["bytes"] == 9);
+    let flows = switch.list("flows");
+    let [flow] = &flows[..] else { panic!("{flows:?}") };
+    assert_eq!((&flow["state"], &flow["name"]), (&"ESTABLISHED".into(), &"c1".into()));
+    assert_eq!((&flow["original"]["bytes"], &flow["reply"]["bytes"]), (&5.into(), &9.into()));
+    let socket = &flow["socket"];
+    assert_eq!((&socket["peer"], &socket["peer_port"]), (&"198.51.100.5".into(), &80.into()));
+    assert!(socket["age_seconds"].is_u64() && socket["error"].is_null(), "{socket}");
+    assert_eq!((&socket["window"], &socket["retransmits"]), (&262_144.into(), &0.into()));
+    // The container reads nothing, so what came before the far side's reset waits, and the reset with it.
+    far.set_nonblocking(true).expect("a socket");
+    let block = [7; 65_536];
+    within(SOON, "all buffers are full", || {
+        while far.write(&block).is_ok() {}
+        thread::sleep(Duration::from_millis(100));
+        far.write(&block).is_err()
+    });
+    rustix::net::sockopt::set_socket_linger(&far, Some(Duration::ZERO)).expect("a socket");
+    drop(far);
+    soon("the error is latched", || switch.list("flows")[0]["socket"]["error"] == "Reset");
+    drop(near);
+    soon("it ends with its ends", || live(&switch).is_empty());
+}
+
+fn an_urgent_byte_is_marked_inside() {
+    let (case, c1, _switch) = one(&[]);
+    let (mut near, far) = connected(&c1, (&case.world, SERVER), 80);
+    say(&far, &near, "before").expect("heard");
+    rustix::net::send(&far, b"ab", rustix::net::SendFlags::empty()).expect("sent");
+    // It comes with what makes the switch look, not into the middle of its reading.
+    soon("that was read", || readable(&near, Duration::from_millis(10)));
+    rustix::net::send(&far, b"!", rustix::net::SendFlags::OOB).expect("sent");
+    rustix::net::send(&far, b"cd", rustix::net::SendFlags::empty()).expect("sent");
+    // Out of line: the byte is found by its mark, and the rest has no trace of it.
+    let mut byte = [0; 9];
+    soon("the mark has come", || {
+        rustix::net::recv(&near, &mut byte[..], rustix::net::RecvFlags::OOB).is_ok_and(|(_, len)| len == 1)
+    });
+    assert_eq!(byte[0], b'!');
+    let mut rest = [0; 4];
+    near.read_exact(&mut rest).expect("received");
+    assert_eq!(&rest, b"abcd");
+}
+
+fn errors_of_routers_are_told_as_often_as_they_tell_them() {
+    let (case, c1, _switch) = one(&[]);
+    case.world.sysctl("ipv4.ip_forward", "1");
+    // A rule, and no unreachable route: that tells five things at once and then one a second, whatever the sysctl below
+    // says (net.ipv4.route.error_burst and error_cost, which no namespace has).
+    case.world.ip("route add 203.0.113.1/32 dev lo");
+    case.world.nft(
+        "table ip way {\nchain on {\ntype filter hook forward priority 0;\n\
+         ip daddr 203.0.113.1 reject with icmp type host-unreachable\n}\n}",
+    );
+    let refused = |rounds| {
+        let answers = (0..rounds).map(|_| {
+            let asker = c1.udp(ANY);
+            asker.connect(at(SERVER, 81));
+            asker.send("hello", at(SERVER, 81)).expect("sent");
+            told(asker.recv_within(Duration::from_millis(300)).map(|(text, _)| text))
+        });
+        answers.filter(|heard| heard == "refused").count()
+    };
+    // Linux says six things to a host at once, and then one a second (net.ipv4.icmp_ratelimit).
+    let heard = refused(10);
+    assert!((6..10).contains(&heard), "{heard} of 10");
+    case.world.sysctl("ipv4.icmp_ratelimit", "0");
+    assert_eq!(refused(30), 30, "where nobody limits, nothing is lost on the way");
+    let answers: Vec<_> = (0..20)
+        .map(|_| c1.connect(ANY, at([203, 0, 113, 1].into(), 80), Duration::from_millis(600)).map(|_| "connected"))
+        .map(told)
+        .collect();
+    assert_eq!(answers, ["host unreachable"; 20]);
+}
+
+/// A VPN comes up, or a laptop moves: the host has another way out, and another address on it.
+fn a_changed_route_is_taken_by_new_connections_and_next_datagrams() {
+    let (case, c1, switch) = one(&[]);
+    let (old, vpn) = (Ipv4Addr::new(192, 0, 2, 112), Ipv4Addr::new(192, 0, 2, 130));
+    let beyond = case.netns("beyond");
+    case.host.ip(&format!("link add vpn0 type veth peer name in0 netns {}", beyond.name()));
+    beyond.ip(&format!("addr add {SERVER}/32 dev lo\naddr add 192.0.2.129/25 dev in0\nlink set in0 up"));
+    let from = |udp: &super::ns::Udp| udp.recv_within(SOON).expect("asked").1.ip();
+
+    let asker = c1.udp(ANY);
+    let servers = [case.world.udp(at(SERVER, 53)), beyond.udp(at(SERVER, 53))];
+    asker.send("one", at(SERVER, 53)).expect("sent");
+    assert_eq!(from(&servers[0]), IpAddr::V4(old));
+    let (near, far) = connected(&c1, (&case.world, SERVER), 80);
+    say(&near, &far, "hello").expect("heard");
+
+    case.host.ip(&format!("addr add {vpn}/25 dev vpn0\nlink set vpn0 up\nroute add {SERVER}/32 via 192.0.2.129"));
+    asker.send("two", at(SERVER, 53)).expect("sent");
+    assert_eq!(from(&servers[1]), IpAddr::V4(vpn), "the same socket inside, and the same flow");
+    let (later, its) = connected(&c1, (&beyond, SERVER), 80);
+    assert_eq!(its.peer_addr().expect("connected").ip(), IpAddr::V4(vpn));
+    say(&later, &its, "hello").expect("heard");
+
+    case.host.ip("link del vpn0");
+    asker.send("three", at(SERVER, 53)).expect("sent");
+    assert_eq!(from(&servers[0]), IpAddr::V4(old));
+    say(&near, &far, "still here").expect("what was connected by the old way goes on by it");
+    // And where there is no way any more, that is told at once.
+    case.host.ip("route del default");
+    let to = at(SERVER, 80);
+    assert_eq!(told(c1.connect(ANY, to, Duration::from_millis(600)).map(|_| "connected")), "network unreachable");
+    asker.send("four", at(SERVER, 53)).expect("sent");
+    soon("it is counted", || switch.drops("c1", "no-route") >= 2);
 }
 
 pub(super) fn descriptors(switch: &Switch) -> usize {

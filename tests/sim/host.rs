@@ -230,6 +230,10 @@ impl Sockets for Host {
         self.send(id, &[byte]).map(|_| ())
     }
 
+    fn at_mark(&mut self, _id: SocketId) -> bool {
+        false
+    }
+
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure> {
         let stream = self.alive(id)?;
         if stream.coming.is_empty() {

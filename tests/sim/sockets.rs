@@ -415,7 +415,8 @@ fn icmp_error_that_a_datagram_met_is_about_the_containers_own_packet() {
     ask(&mut net, &a, 5000, RESOLVER, b"question");
     let id = net.host().sent[0].id;
     let router = Some(addr("203.0.113.1"));
-    let error = DatagramError { to: end(RESOLVER), icmp: Ok((3, 3)), mtu: 0, offender: router, sequence: None };
+    let error =
+        DatagramError { to: end(RESOLVER), icmp: Ok((3, 3)), mtu: 0, offender: router, sequence: None, from: None };
     net.host().complain(id, error);
     net.pump();
     let got = net.got_one(&a);
@@ -925,6 +926,32 @@ fn uplink_that_is_taken_away_leaves_nothing_open() {
     let port = net.uplink.unwrap();
     net.apply(Command::Detach { port });
     assert_eq!((net.host().open(), net.flows()), (0, vec![]));
+}
+
+#[test]
+fn connection_that_has_ended_is_listed_as_it_began_with_what_is_left_of_its_wait() {
+    let mut net = lab();
+    let a = net.attach();
+    net.publish("c1", Transport::Tcp, 8080, 80);
+    net.host().knock(end("192.0.2.10:8080"), end(CLIENT));
+    net.pump();
+    let mut conn = Conn::accept(&mut net, &a);
+    net.host().end_from(end(CLIENT));
+    net.pump();
+    conn.heard(&mut net);
+    conn.finish(&mut net);
+    net.secs(3);
+    let flows = net.flows();
+    let [flow] = &flows[..] else { panic!("{flows:?}") };
+    assert_eq!((flow.state, flow.timeout_seconds), ("TIME_WAIT", 7));
+    assert_eq!((flow.src, flow.dst, flow.sport, flow.dport), (addr("203.0.113.7"), addr("172.17.0.2"), 5555, 80));
+    assert!(
+        flow.line.starts_with("tcp      6 7 TIME_WAIT src=203.0.113.7 dst=172.17.0.2 sport=5555 dport=80 "),
+        "{}",
+        flow.line
+    );
+    let socket = flow.socket.as_ref().unwrap();
+    assert_eq!((socket.age_seconds, socket.peer, socket.peer_port), (3, addr("203.0.113.7"), 5555));
 }
 
 #[test]

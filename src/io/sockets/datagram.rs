@@ -242,9 +242,8 @@ impl Datagram {
         };
         for (level, kind, data) in Cmsgs::new(&control[..message.control_len]) {
             match (level, kind) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= 12 => received.to = Some(Addr::read4(data, 8)),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    received.to = data.first_chunk::<16>().map(|octets| std::net::IpAddr::from(*octets).into());
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    received.to = packet_info(level, kind, data);
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => received.tos = data.first().copied().unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => received.tos = int(data) as u8, // 0 to 255
@@ -279,14 +278,18 @@ impl Datagram {
             let mut quoted = [0; 8];
             let Ok(message) = receive_message(&self.fd, &mut name, &mut quoted, &mut control, true) else { break };
             let Some(to) = read_name(&name[..message.name_len]) else { continue };
-            let parsed = Cmsgs::new(&control[..message.control_len]).find_map(|(level, kind, data)| {
-                let is_error = matches!(
-                    (level, kind),
-                    (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
-                );
-                if is_error { parse_error(to, data) } else { None }
-            });
+            let (mut parsed, mut from) = (None, None);
+            for (level, kind, data) in Cmsgs::new(&control[..message.control_len]) {
+                match (level, kind) {
+                    (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                        parsed = parse_error(to, data);
+                    }
+                    // Where the ICMP error was sent is where the datagram came from.
+                    _ => from = from.or(packet_info(level, kind, data)),
+                }
+            }
             let Some(mut error) = parsed else { continue };
+            error.from = from.filter(|_| error.icmp.is_ok());
             if self.kind == Datagrams::Ping && message.len >= quoted.len() {
                 error.sequence = Some(u16::from_be_bytes([quoted[6], quoted[7]]));
             }
@@ -312,6 +315,17 @@ impl Datagram {
     }
 }
 
+/// The destination in a `struct in_pktinfo` or `in6_pktinfo`, if that is what it is.
+fn packet_info(level: i32, kind: i32, data: &[u8]) -> Option<Addr> {
+    match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= 12 => Some(Addr::read4(data, 8)),
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            data.first_chunk::<16>().map(|octets| std::net::IpAddr::from(*octets).into())
+        }
+        _ => None,
+    }
+}
+
 /// Reads a `struct sock_extended_err` and the `sockaddr` of the offender behind it.
 fn parse_error(to: Endpoint, data: &[u8]) -> Option<DatagramError> {
     let fixed = data.first_chunk::<16>()?;
@@ -324,6 +338,7 @@ fn parse_error(to: Endpoint, data: &[u8]) -> Option<DatagramError> {
     }
     Some(DatagramError {
         to,
+        from: None,
         icmp: if from_icmp { Ok((kind, code)) } else { Err(failure_of(Errno::from_raw_os_error(errno))) },
         mtu: if errno == libc::EMSGSIZE { info } else { 0 },
         sequence: None,

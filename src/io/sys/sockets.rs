@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
+use rustix::ioctl::{self, Opcode};
 
 /// Sets an option of the type `int`.
 pub fn set_option(fd: impl AsFd, level: i32, name: i32, value: i32) -> Result<(), Errno> {
@@ -18,6 +19,17 @@ pub fn set_option_bytes(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> R
     // SAFETY: the kernel reads `len` bytes at the pointer, which are `value`'s, and keeps none of them.
     let done = unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), len) };
     if done == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// `SIOCATMARK` of Linux's `asm-generic/sockios.h`; not in libc.
+const SIOCATMARK: Opcode = 0x8905;
+
+/// Is the next byte of a TCP socket that keeps urgent data in line (SO_OOBINLINE) the urgent one?
+pub fn at_mark(fd: impl AsFd) -> Result<bool, Errno> {
+    // SAFETY: the kernel writes an `int` for this number (`tcp_ioctl`).
+    let call = unsafe { ioctl::Getter::<SIOCATMARK, i32>::new() };
+    // SAFETY: it does nothing but answer, for whatever kind of descriptor.
+    Ok(unsafe { ioctl::ioctl(fd, call) }? != 0)
 }
 
 /// Sends one message to the socket address `to` (bytes of a `struct sockaddr_in` or `sockaddr_in6`) with control data,

@@ -149,6 +149,7 @@ fn request_too_long_for_the_route_is_told_its_mtu() {
         to: Endpoint { addr: PEER, port: 0 },
         icmp: Err(Failure::TooLong),
         mtu: 1400,
+        from: None,
         offender: None,
         sequence: None,
     };
@@ -225,7 +226,7 @@ fn reply(around: &mut Around, from: Addr, ident: u16, sequence: u16, data: &[u8]
 
 fn expired(to: Addr, sequence: Option<u16>) -> DatagramError {
     let to = Endpoint { addr: to, port: 0 };
-    DatagramError { to, icmp: Ok((11, 0)), mtu: 0, offender: Some(ROUTER), sequence }
+    DatagramError { to, icmp: Ok((11, 0)), mtu: 0, offender: Some(ROUTER), sequence, from: None }
 }
 
 /// Source, destination and ICMP message of a packet; all sums are right.

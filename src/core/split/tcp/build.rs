@@ -2,7 +2,7 @@
 
 use super::Key;
 use super::pool::HEAD;
-use super::segment::Segment;
+use super::segment::{Segment, URG};
 use crate::core::icmp::{self, Complaint};
 use crate::core::network::NetworkId;
 use crate::core::socket::Endpoint;
@@ -73,6 +73,8 @@ pub(super) struct Header {
     pub ack: u32,
     pub flags: u8,
     pub window: u16,
+    /// Urgent pointer; 0: nothing is urgent.
+    pub urgent: u16,
     pub options: Options,
     /// Payload of each packet when the data is longer, bytes.
     pub mss: u16,
@@ -114,7 +116,7 @@ pub(super) fn refuse(lower: &mut dyn Lower, network: NetworkId, from: Endpoint, 
     } else {
         (0, segment.seq.wrapping_add(segment.len()), tcp::RST | tcp::ACK)
     };
-    let header = Header { from, to, seq, ack, flags, window: 0, options: Options::default(), mss: 0 };
+    let header = Header { from, to, seq, ack, flags, window: 0, urgent: 0, options: Options::default(), mss: 0 };
     send_bare(lower, network, &header);
 }
 
@@ -133,7 +135,8 @@ pub(super) enum Unreachable {
 pub(super) fn complain(lower: &mut dyn Lower, key: &Key, us: Addr, irs: u32, what: Unreachable, id: u16) {
     let (from, to) = (key.inside, key.outside);
     let mut syn = [0; HEAD];
-    let header = Header { from, to, seq: irs, ack: 0, flags: tcp::SYN, window: 0, options: Options::default(), mss: 0 };
+    let (flags, options) = (tcp::SYN, Options::default());
+    let header = Header { from, to, seq: irs, ack: 0, flags, window: 0, urgent: 0, options, mss: 0 };
     let start = write(&mut syn, HEAD, 0, &header);
     let original = &syn[start..];
     let mut buf = [0; HEADROOM + 576];
@@ -195,11 +198,11 @@ fn write(buf: &mut [u8], at: usize, len: usize, header: &Header) -> usize {
     put32(segment, tcp::SEQ, header.seq);
     put32(segment, 8, header.ack);
     segment[tcp::DATA_OFFSET] = (tcp_len as u8 / 4) << 4; // at most 60
-    segment[tcp::FLAGS] = header.flags;
+    segment[tcp::FLAGS] = header.flags | if header.urgent > 0 { URG } else { 0 };
     put16(segment, 14, header.window);
     let sum = checksum::pseudo_header(header.from.addr, header.to.addr, proto::TCP, (tcp_len + len) as u32);
     put16(segment, tcp::CHECKSUM, sum);
-    put16(segment, 18, 0);
+    put16(segment, 18, header.urgent);
     segment[tcp::MIN_LEN..].copy_from_slice(&options[..option_len]);
 
     let ip = &mut buf[l3..l4];

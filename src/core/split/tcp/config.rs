@@ -39,6 +39,8 @@ pub struct Config {
     pub rto_after_lost_syn: Duration,
     /// The shortest; Linux `TCP_RTO_MIN`.
     pub rto_min: Duration,
+    /// The shortest wait before the last packet in flight is sent again as a probe; our own loop may be late by as much.
+    pub probe_min: Duration,
     /// The longest; at least 60 s (RFC 6298 2.4), and that of probes for a closed window.
     pub rto_max: Duration,
     /// Timeouts without progress after which a flow is reset.
@@ -85,6 +87,7 @@ impl Default for Config {
             rto_initial: Duration::from_secs(1),
             rto_after_lost_syn: Duration::from_secs(3),
             rto_min: Duration::from_millis(200),
+            probe_min: Duration::from_millis(20),
             rto_max: Duration::from_secs(60),
             retries: 7,
             syn_retries: 5,

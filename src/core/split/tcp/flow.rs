@@ -279,6 +279,7 @@ impl Flow {
             ack: if flags & tcp::ACK != 0 { self.rx.nxt } else { 0 },
             flags,
             window,
+            urgent: 0,
             options,
             mss: self.tx.mss,
         }
@@ -545,7 +546,8 @@ impl Flow {
         if self.mark.tos != s.mark.tos
             && let Some(id) = self.socket
         {
-            self.mark = s.mark;
+            // The time to live of the SYN stays: it had crossed the gateway, those of later segments are not looked at.
+            self.mark.tos = s.mark.tos;
             cx.lower.sockets().mark(id, self.mark);
         }
     }
@@ -557,12 +559,12 @@ impl Flow {
         if self.phase != Phase::Open {
             return false;
         }
+        if ready.error {
+            self.check_socket(cx);
+        }
         if ready.writable || ready.error {
             self.writable = self.error.is_none();
             self.drain(cx);
-        }
-        if ready.error && self.drained && self.error.is_none() {
-            self.check_socket(cx);
         }
         let more = self.pump(cx.config.turn, cx);
         self.complete(cx);

@@ -386,6 +386,7 @@ impl Tcp {
             ack: 0,
             flags: tcp::SYN,
             window: u16::MAX,
+            urgent: 0,
             options,
             mss: 0,
         };

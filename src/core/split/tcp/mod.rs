@@ -26,7 +26,7 @@
 //! All in [`Config`].
 //!
 //! # References
-//! RFC 9293, RFC 5681, RFC 6298, RFC 6582, RFC 6675, RFC 7323, RFC 2018, RFC 5961, RFC 6528.
+//! RFC 9293, RFC 5681, RFC 6298, RFC 6582, RFC 6675, RFC 8985 7, RFC 7323, RFC 2018, RFC 5961, RFC 6528.
 
 mod build;
 mod config;
@@ -143,6 +143,8 @@ pub struct Stats {
 struct TimeWait {
     key: Key,
     port: PortId,
+    /// It came by a published port.
+    published: bool,
     since: Instant,
     serial: u64,
     /// Our next sequence number, and the container's.
@@ -548,6 +550,7 @@ impl Tcp {
                 let wait = TimeWait {
                     key: flow.key,
                     port: flow.port,
+                    published: flow.listener.is_some(),
                     since: now,
                     serial: flow.serial,
                     ours,
@@ -797,6 +800,7 @@ impl Tcp {
                 ack: wait.theirs,
                 flags: tcp::ACK,
                 window: wait.window,
+                urgent: 0,
                 options: build::Options::default(),
                 mss: 0,
             };

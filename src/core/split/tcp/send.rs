@@ -4,7 +4,9 @@
 //! A device takes whatever is written to it, and drops it silently when its queue is full; so nothing but the limit on
 //! bytes in flight holds us back. It is a congestion window: byte-counting NewReno (RFC 5681, RFC 6582) that begins with
 //! 256 KiB, with SACK (RFC 6675) where the container has it. The first link keeps order, so a SACKed byte above a hole
-//! means a loss, and a lost super-frame is sent again as one.
+//! means a loss, and a lost super-frame is sent again as one. Above the last bytes there is nothing to be SACKed: when
+//! nothing was acknowledged for two round trips, the last packet is sent again as a probe (RFC 8985 7), and what the
+//! container answers tells what is missing. Only after that comes the timeout.
 //!
 //! ```text
 //!       una            rtx.next               nxt = end (+ 1 with FIN)
@@ -44,6 +46,13 @@ const DUPLICATES: u32 = 3;
 
 /// How old an acknowledgement may be whatever the container's window was, bytes.
 const MIN_REACH: u32 = 65_536;
+
+/// The urgent pointer of a segment: from its first byte to that behind the `urgent` one, as all have it (RFC 6093 3.1); 0:
+/// nothing in it is urgent.
+fn urgent_pointer(urgent: Option<u32>, seq: u32, len: u32) -> u16 {
+    let at = urgent.map(|urgent| urgent.wrapping_sub(seq)).filter(|at| *at < len);
+    at.map_or(0, |at| (at + 1).min(u32::from(u16::MAX)) as u16)
+}
 
 /// The end of our data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +125,12 @@ pub(super) struct Send {
     backoff: u32,
     /// The end of a segment that is timed, and when it was sent.
     timed: Option<(u32, Instant)>,
-    /// When to retransmit, or to ask about the window.
+    /// When to retransmit, to probe, or to ask about the window.
     pub alarm: Option<Instant>,
+    /// The alarm is for a probe; this is when to retransmit.
+    timeout_at: Option<Instant>,
+    /// The end of a probe that was sent, until it is known whether what it repeated had been lost.
+    probe_end: Option<u32>,
     /// Alarms since the container was last heard of to some effect.
     pub retries: u32,
     /// Data waits for a window that is closed, and nothing is in flight.
@@ -126,6 +139,8 @@ pub(super) struct Send {
     pub bytes: u64,
     /// Segments sent again.
     pub retransmits: u64,
+    /// The urgent byte, until it is acknowledged.
+    urgent: Option<u32>,
 }
 
 impl Send {
@@ -156,10 +171,13 @@ impl Send {
             backoff: 0,
             timed: None,
             alarm: None,
+            timeout_at: None,
+            probe_end: None,
             retries: 0,
             blocked: false,
             bytes: 0,
             retransmits: 0,
+            urgent: None,
         }
     }
 
@@ -196,6 +214,16 @@ impl Send {
     /// The timeout with its backoff.
     pub fn timeout(&self, max: Duration) -> Duration {
         self.rto.saturating_mul(1 << self.backoff.min(16)).min(max)
+    }
+
+    /// How long to wait before the last packet is sent again as a probe (RFC 8985 7.2), where that can help: `None` where
+    /// it cannot, or where the last packet is the only one, whose acknowledgement may be delayed.
+    fn probe_wait(&self, min: Duration) -> Option<Duration> {
+        let is_open = self.recovery.is_none() && self.probe_end.is_none() && self.backoff == 0;
+        if !is_open || self.flight() <= u32::from(self.mss) || self.wnd == 0 {
+            return None;
+        }
+        Some((self.srtt? * 2).max(min))
     }
 
     /// A longer timeout after each alarm.
@@ -346,6 +374,9 @@ impl Flow {
                 if after(left, self.tx.una) && !after(right, self.tx.nxt) && before(left, right) {
                     self.tx.sacked.insert(left, right);
                 }
+                if self.tx.probe_end == Some(right) && !after(right, s.ack) {
+                    self.tx.probe_end = None; // nothing was lost, the probe came twice
+                }
             }
         }
         let tx = &mut self.tx;
@@ -384,7 +415,23 @@ impl Flow {
                 None => {}
             }
             tx.recovered = tx.recovered.filter(|end| before(tx.una, *end));
-            tx.alarm = (tx.una != tx.nxt).then(|| cx.now + tx.timeout(cx.config.rto_max));
+            tx.urgent = tx.urgent.filter(|at| !before(*at, tx.una));
+            if let Some(end) = tx.probe_end
+                && after(s.ack, end)
+            {
+                // RFC 8985 7.4: the probe has mended a loss, which means what any loss means.
+                tx.probe_end = None;
+                if tx.recovery.is_none() {
+                    tx.halve();
+                    tx.cwnd = tx.ssthresh;
+                    cx.stats.losses += 1;
+                }
+            }
+            if tx.una == tx.nxt {
+                (tx.alarm, tx.timeout_at) = (None, None);
+            } else {
+                self.arm(cx);
+            }
         } else if !old {
             if s.payload.is_empty() && same_window && tx.flight() > 0 && !s.has(tcp::FIN) {
                 tx.duplicates += 1;
@@ -417,7 +464,7 @@ impl Flow {
         };
         tx.halve();
         tx.cwnd = tx.ssthresh;
-        tx.timed = None;
+        (tx.timed, tx.probe_end) = (None, None);
         tx.recovery = Some(Recovery { kind, until: tx.nxt, next: tx.una, force: true });
         cx.stats.losses += 1;
     }
@@ -449,6 +496,7 @@ impl Flow {
             // Armed once: each segment of the container would put off the question otherwise.
             let wait = self.tx.timeout(cx.config.rto_max);
             self.tx.alarm = self.tx.blocked.then(|| self.tx.alarm.unwrap_or(cx.now + wait));
+            self.tx.timeout_at = None;
         }
         false
     }
@@ -469,6 +517,10 @@ impl Flow {
                 return 0; // an acknowledgement frees memory and brings us back
             }
             limit = limit.min(Class::Small.room() as u32); // under 2,048
+        }
+        let urgent = cx.lower.sockets().at_mark(id);
+        if urgent {
+            limit = 1; // a segment of its own, however long a frame would be
         }
         let mut chunk = cx.memory.scratch();
         let len = match cx.lower.sockets().recv(id, &mut chunk.bytes[HEAD..HEAD + limit as usize]) {
@@ -498,24 +550,36 @@ impl Flow {
             return 0;
         }
         let seq = self.tx.nxt;
+        if urgent {
+            self.tx.urgent = Some(seq);
+        }
         chunk.end = HEAD + len;
         self.tx.nxt = seq.wrapping_add(len as u32); // at most 64 KiB
         self.tx.end = self.tx.nxt;
         self.tx.time(self.tx.nxt, cx.now);
-        let header = self.header(seq, tcp::ACK | tcp::PSH, cx);
+        let mut header = self.header(seq, tcp::ACK | tcp::PSH, cx);
+        header.urgent = urgent_pointer(self.tx.urgent, seq, len as u32); // at most 64 KiB
         build::send(cx.lower, self.key.network, &header, &mut chunk.bytes, HEAD, len, 0);
         self.keep(chunk, cx);
         if self.tx.alarm.is_none() || self.tx.flight() == len as u32 {
-            self.tx.alarm = Some(cx.now + self.tx.timeout(cx.config.rto_max));
+            self.arm(cx);
         }
         len
     }
 
-    /// The host's peer has ended, and now there is an error: only the next call tells it.
+    /// Sets the alarm for what is in flight.
+    fn arm(&mut self, cx: &Context<'_>) {
+        let timeout = cx.now + self.tx.timeout(cx.config.rto_max);
+        let wait = if self.sack { self.tx.probe_wait(cx.config.probe_min) } else { None };
+        let probe = wait.map(|wait| cx.now + wait).filter(|at| *at < timeout);
+        self.tx.alarm = Some(probe.unwrap_or(timeout));
+        self.tx.timeout_at = probe.map(|_| timeout);
+    }
+
+    /// An error of the socket is latched as soon as there is one, whatever is still to be read before it.
     pub(super) fn check_socket(&mut self, cx: &mut Context<'_>) {
         let Some(id) = self.socket else { return };
-        let mut byte = [0];
-        if let Err(why) = cx.lower.sockets().recv(id, &mut byte)
+        if let Err(why) = cx.lower.sockets().outcome(id)
             && why != Failure::WouldBlock
         {
             self.fail(why);
@@ -595,6 +659,7 @@ impl Flow {
         self.tx.timed = None;
         cx.stats.retransmits += 1;
         self.tx.alarm = Some(cx.now + self.tx.timeout(cx.config.rto_max));
+        self.tx.timeout_at = None;
         if from == self.tx.end {
             if self.tx.fin != Fin::Sent {
                 return 0;
@@ -603,7 +668,8 @@ impl Flow {
             build::send_bare(cx.lower, self.key.network, &header);
             return 1;
         }
-        let header = self.header(from, tcp::ACK | tcp::PSH, cx);
+        let mut header = self.header(from, tcp::ACK | tcp::PSH, cx);
+        let urgent = self.tx.urgent;
         let mut skip = distance(self.tx.first(), from) as usize;
         for chunk in &mut self.tx.queue {
             if skip >= chunk.len() {
@@ -612,6 +678,7 @@ impl Flow {
             }
             let len = (len as usize).min(chunk.len() - skip);
             let at = chunk.start + skip;
+            header.urgent = urgent_pointer(urgent, from, len as u32); // at most 64 KiB
             build::send(cx.lower, self.key.network, &header, &mut chunk.bytes, at, len, skip);
             return len as u32; // at most 64 KiB
         }
@@ -621,6 +688,11 @@ impl Flow {
 
     /// The alarm of an open flow: nothing was acknowledged in time, or a closed window has to be asked about.
     pub(super) fn alarm(&mut self, cx: &mut Context<'_>) {
+        if let Some(timeout) = self.tx.timeout_at.take() {
+            self.probe_tail(cx);
+            self.tx.alarm = Some(timeout);
+            return;
+        }
         self.tx.retries += 1;
         if self.tx.retries > cx.config.retries {
             cx.stats.timeouts += 1;
@@ -652,8 +724,23 @@ impl Flow {
         tx.sacked.clear();
         tx.duplicates = 0;
         tx.recovery = Some(Recovery { kind: Lost::All, until: tx.nxt, next: tx.una, force: true });
+        tx.probe_end = None;
         cx.stats.losses += 1;
         self.retransmit(cx);
+    }
+
+    /// Sends the last packet again: what the container has of the rest is told by its answer.
+    fn probe_tail(&mut self, cx: &mut Context<'_>) {
+        let tx = &self.tx;
+        let (from, len) = match tx.queue.back() {
+            Some(last) if tx.fin == Fin::No => {
+                let len = (last.len() as u32).min(u32::from(tx.mss)); // a chunk has at most 64 KiB
+                (tx.end.wrapping_sub(len), len)
+            }
+            _ => (tx.end, 1),
+        };
+        self.send_again(from, len, cx);
+        self.tx.probe_end = Some(self.tx.nxt);
     }
 
     /// A segment that every TCP answers with an acknowledgement and its window.

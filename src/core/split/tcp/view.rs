@@ -30,6 +30,8 @@ pub struct View {
     /// Bytes that the container acknowledged.
     pub to_container: u64,
     pub age: Duration,
+    /// What is left of a TIME_WAIT; zero in any other state, which lasts as long as both ends want.
+    pub timeout: Duration,
     /// Since the container last sent something.
     pub silence: Duration,
     /// What the container may still send, bytes.
@@ -72,6 +74,7 @@ impl Tcp {
                     to_host: flow.rx.bytes,
                     to_container: flow.tx.bytes,
                     age: now.since(flow.born),
+                    timeout: Duration::ZERO,
                     silence: flow.silence(now),
                     window: flow.rx.window(),
                     peer_window: flow.tx.wnd,
@@ -92,11 +95,12 @@ impl Tcp {
                     network: wait.key.network,
                     port: wait.port,
                     dial: None,
-                    published: false,
+                    published: wait.published,
                     state: "TIME_WAIT",
                     to_host: 0,
                     to_container: 0,
                     age: now.since(wait.since),
+                    timeout: (wait.since + self.config.time_wait).since(now),
                     silence: now.since(wait.since),
                     window: 0,
                     peer_window: 0,

@@ -72,7 +72,7 @@ impl Errors {
             // A peer of echo requests has no port.
             let peer = if proto == ip::proto::ICMP { Endpoint { port: 0, ..error.to } } else { error.to };
             // An ICMP error neither refreshes a flow nor ends it (U12, I6).
-            if let Some(about) = table.about_peer(at, peer)
+            if let Some(about) = table.about_peer(at, peer, error.from)
                 && let Some(flow) = table.flow(about)
             {
                 let mut quote = flow.last;

@@ -169,6 +169,10 @@ impl Sockets for Host {
         Err(BAD)
     }
 
+    fn at_mark(&mut self, _: SocketId) -> bool {
+        false
+    }
+
     fn listen(&mut self, _: SocketId, _: Endpoint) -> Result<(), Failure> {
         Err(BAD)
     }

@@ -320,10 +320,13 @@ impl Table {
         self.live(at, now)
     }
 
-    /// A flow of a peer on a socket, whatever address it asked.
-    pub fn about_peer(&self, socket: u32, peer: Endpoint) -> Option<u32> {
+    /// The flow that sent to a peer from `local`; where that is not known, or no part of the flow, any of that peer's.
+    pub fn about_peer(&self, socket: u32, peer: Endpoint, local: Option<Addr>) -> Option<u32> {
+        if let Some(exact) = self.by_peer.get(&(socket, peer, local)) {
+            return Some(*exact);
+        }
         let (key, at) = self.by_peer.range((socket, peer, None)..).next()?;
-        (key.0 == socket && key.1 == peer).then_some(*at)
+        (key.0 == socket && key.1 == peer && (local.is_none() || key.2.is_none())).then_some(*at)
     }
 
     fn live(&mut self, at: u32, now: Instant) -> Option<u32> {

@@ -337,7 +337,14 @@ fn datagram_too_long_for_the_route_is_told_its_mtu_if_it_may_not_be_cut() {
         if known > 0 {
             let local = Err(Failure::TooLong);
             let to = at("198.51.100.5:443");
-            socket.errors.push_back(DatagramError { to, icmp: local, mtu: known, offender: None, sequence: None });
+            socket.errors.push_back(DatagramError {
+                to,
+                icmp: local,
+                mtu: known,
+                offender: None,
+                sequence: None,
+                from: None,
+            });
         }
         assert_eq!(send(&mut udp, &mut around, &quic, NOW), Err(DropReason::NeedsFragmentation));
         let packets = around.take_packets();
@@ -398,6 +405,45 @@ fn client_of_a_published_port_is_seen_with_its_address_and_answered_from_the_one
     assert_eq!(row.original.to_string(), "198.51.100.7:9999 -> 192.0.2.10:5353 udp");
     assert_eq!(row.reply.to_string(), "172.17.0.2:53 -> 198.51.100.7:9999 udp");
     assert!(row.replied);
+}
+
+#[test]
+fn error_is_about_the_datagram_to_that_client_from_that_address() {
+    let (mut udp, mut around) = engine();
+    let other = Addr::v4([192, 0, 2, 11]);
+    let id = publish(&mut udp, &mut around, 1, 2);
+    let (a, b) = (at("198.51.100.7:9999"), at("198.51.100.8:9999"));
+    let mut shown = Vec::new();
+    for (client, asked) in [(a, HOST), (a, other), (b, HOST)] {
+        socket(&mut around, id).put_as(client, Some(asked), None, b"question");
+        udp.socket_ready(id, READABLE, NOW, &mut around);
+        let from = heard(&mut around)[0].0;
+        say(&mut udp, &mut around, "172.17.0.2:53", &format!("{}:{}", from.addr, from.port), b"answer").unwrap();
+        shown.push(from);
+    }
+    assert_ne!(shown[0].port, shown[1].port, "one client, asking at two addresses, is two inside");
+    let told = |around: &mut Around| {
+        let packets = around.take_packets();
+        let quoted = |p: &Vec<u8>| {
+            let quote = &message(p).1[8..];
+            Endpoint { addr: Addr::read4(quote, ipv4::DST), port: get16(quote, 22) }
+        };
+        packets.iter().map(quoted).collect::<Vec<_>>()
+    };
+    for (client, asked, about) in [(a, HOST, shown[0]), (a, other, shown[1]), (b, HOST, shown[2])] {
+        let error = DatagramError { from: Some(asked), ..icmp(client, 3, 3, None) };
+        socket(&mut around, id).errors.push_back(error);
+        udp.socket_ready(id, FAILED, NOW, &mut around);
+        assert_eq!(told(&mut around), [about], "{client:?} {asked}");
+    }
+    for nobody in [
+        DatagramError { from: Some(other), ..icmp(b, 3, 3, None) },
+        DatagramError { from: Some(HOST), ..icmp(at("198.51.100.7:9998"), 3, 3, None) },
+    ] {
+        socket(&mut around, id).errors.push_back(nobody);
+        udp.socket_ready(id, FAILED, NOW, &mut around);
+        assert_eq!(told(&mut around), [], "{nobody:?}");
+    }
 }
 
 // CVE-2021-20199
@@ -876,7 +922,7 @@ fn timeout(udp: &Udp, now: Instant) -> u64 {
 
 fn icmp(to: Endpoint, kind: u8, code: u8, offender: Option<&str>) -> DatagramError {
     let offender = offender.map(|addr| addr.parse().unwrap());
-    DatagramError { to, icmp: Ok((kind, code)), mtu: 0, offender, sequence: None }
+    DatagramError { to, icmp: Ok((kind, code)), mtu: 0, offender, sequence: None, from: None }
 }
 
 /// Source and message of an ICMP packet, whose sum is right.

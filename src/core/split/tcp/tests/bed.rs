@@ -33,6 +33,8 @@ pub struct Sock {
     pub inbox: VecDeque<u8>,
     pub eof: bool,
     pub recv_error: Option<Failure>,
+    /// Where in the inbox the urgent byte is.
+    pub mark: Option<usize>,
     /// What the peer got.
     pub outbox: Vec<u8>,
     pub urgent: Vec<usize>,
@@ -153,7 +155,8 @@ impl Sockets for World {
     }
 
     fn outcome(&mut self, id: SocketId) -> Result<(), Failure> {
-        self.sock(id)?.outcome.unwrap_or(Err(Failure::WouldBlock))
+        let sock = self.sock(id)?;
+        sock.recv_error.or(sock.send_error).map_or(sock.outcome.unwrap_or(Err(Failure::WouldBlock)), Err)
     }
 
     fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
@@ -199,6 +202,10 @@ impl Sockets for World {
         Ok(())
     }
 
+    fn at_mark(&mut self, id: SocketId) -> bool {
+        self.sock(id).is_ok_and(|sock| sock.mark == Some(0))
+    }
+
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure> {
         let sock = self.sock(id)?;
         assert!(!into.is_empty());
@@ -212,7 +219,15 @@ impl Sockets for World {
             sock.wants_read = true;
             return Err(Failure::WouldBlock);
         }
-        let len = into.len().min(sock.inbox.len());
+        let mut len = into.len().min(sock.inbox.len());
+        match sock.mark {
+            Some(0) => sock.mark = None,
+            Some(ahead) => {
+                len = len.min(ahead);
+                sock.mark = Some(ahead - len);
+            }
+            None => {}
+        }
         for (to, from) in into.iter_mut().zip(sock.inbox.drain(..len)) {
             *to = from;
         }
@@ -301,6 +316,7 @@ pub const SYN: u8 = tcp::SYN;
 pub const RST: u8 = tcp::RST;
 pub const ACK: u8 = tcp::ACK;
 pub const PSH: u8 = tcp::PSH;
+pub const URG: u8 = 0x20;
 
 impl Seg {
     pub fn packet(&self) -> Vec<u8> {

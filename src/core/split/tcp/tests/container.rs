@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bed::{ACK, Bed, Endpoint, FIN, PSH, RST, SYN, Seg, end};
+use super::bed::{ACK, Bed, Endpoint, FIN, PSH, RST, SYN, Seg, URG, end};
 use crate::core::counters::DropReason;
 use crate::core::socket::{Close, Failure, Mark, Ready, SocketId};
 use crate::core::split::tcp::Config;
@@ -368,6 +368,26 @@ fn error_after_data_ends_in_a_reset_behind_the_data_and_never_in_a_fin() {
 }
 
 #[test]
+fn error_is_latched_while_data_before_it_still_waits() {
+    let mut peer = Peer::new(Config::default());
+    peer.window = 0;
+    peer.send(ACK, b"");
+    assert_eq!(peer.host_sends(b"before the error"), []);
+    peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(Failure::Reset);
+    let failed = Ready { readable: true, writable: true, error: true };
+    peer.bed.tcp.socket_ready(peer.id, failed, peer.bed.now, &mut peer.bed.world);
+    assert_eq!((peer.bed.rows()[0].error, peer.bed.states()), (Some(Failure::Reset), vec!["ESTABLISHED"]));
+    assert_eq!(peer.one().flags, ACK, "no more than its window");
+    peer.window = 0xffff;
+    peer.send(ACK, b"");
+    let data = peer.one();
+    assert_eq!(data.data, b"before the error");
+    peer.acknowledge(data.seq.wrapping_add(16));
+    assert_eq!(peer.one().flags, RST | ACK);
+    peer.bed.assert_empty();
+}
+
+#[test]
 fn error_after_the_hosts_end_is_told_by_a_reset() {
     let mut peer = Peer::new(Config::default());
     assert!(peer.host_ends()[0].has(FIN));
@@ -532,6 +552,100 @@ fn urgent_byte_stays_urgent_and_in_its_place() {
     peer.bed.input(&urgent).unwrap();
     assert_eq!(peer.got(), b"abcdef");
     assert_eq!(peer.bed.world.sockets[&peer.id].urgent, [2]);
+}
+
+#[test]
+fn urgent_byte_of_the_host_is_marked_in_a_segment_of_its_own_and_when_it_is_sent_again() {
+    let mut peer = Peer::new(Config::default());
+    peer.bed.world.sockets.get_mut(&peer.id).unwrap().mark = Some(2);
+    let sent = peer.host_sends(b"abcdef");
+    let told: Vec<_> = sent.iter().map(|s| (&s.data[..], s.has(URG), s.urgent)).collect();
+    assert_eq!(told, [(&b"ab"[..], false, 0), (b"c", true, 1), (b"def", false, 0)]);
+    let again = peer.pass(200).remove(0);
+    assert_eq!((&again.data[..], again.has(URG), again.urgent), (&b"abcdef"[..], true, 3));
+    peer.acknowledge(peer.ack.wrapping_add(6));
+    let later = peer.host_sends(b"ghi").remove(0);
+    assert_eq!((later.has(URG), later.urgent), (false, 0));
+}
+
+#[test]
+fn type_of_service_is_followed_and_the_time_to_live_of_the_syn_stays() {
+    let mut peer = Peer::new(Config::default());
+    let cs1 = Seg { tos: 0x20, ..peer.seg(ACK | PSH, b"hello") };
+    peer.bed.input(&cs1).unwrap();
+    assert_eq!(peer.bed.socket().1.marks, [Mark { ttl: 64, tos: 0 }, Mark { ttl: 64, tos: 0x20 }]);
+}
+
+#[test]
+fn lost_tail_is_asked_about_by_its_last_packet_long_before_the_timeout() {
+    let mut peer = Peer::new(Config::default());
+    let frame = peer.host_sends(&ramp(14_600)).remove(0);
+    let end = frame.seq.wrapping_add(14_600);
+    assert_eq!(peer.pass(19), []);
+    let probe = peer.pass(1).remove(0);
+    assert_eq!((probe.seq, probe.data == ramp(14_600)[13_140..]), (end.wrapping_sub(1460), true));
+    // All but the probe is missing: told by its answer, sent again at once.
+    peer.sack(frame.seq, &[(probe.seq, end)]);
+    let again = peer.one();
+    assert_eq!((again.seq, again.data.len()), (frame.seq, 13_140));
+    peer.acknowledge(end);
+    assert_eq!((peer.bed.tcp.stats().retransmits, peer.bed.tcp.stats().losses), (2, 1));
+    assert_eq!(peer.bed.tcp.memory(), (0, 0));
+    // What follows is not taken for a second loss.
+    let more = peer.host_sends(&ramp(14_600)).remove(0);
+    peer.acknowledge(more.seq.wrapping_add(more.data.len() as u32));
+    assert_eq!(peer.bed.tcp.stats().losses, 1);
+}
+
+#[test]
+fn probe_that_mends_a_loss_counts_as_one_and_a_needless_one_does_not() {
+    for needless in [false, true] {
+        let mut peer = Peer::new(Config::default());
+        let frame = peer.host_sends(&ramp(14_600)).remove(0);
+        let end = frame.seq.wrapping_add(14_600);
+        let probe = peer.pass(20).remove(0);
+        if needless {
+            peer.acknowledge(end);
+            peer.sack(end, &[(probe.seq, end)]);
+        } else {
+            peer.acknowledge(end);
+        }
+        let cwnd = peer.bed.rows()[0].cwnd;
+        let more = peer.host_sends(&ramp(29_200)).remove(0);
+        peer.acknowledge(more.seq.wrapping_add(more.data.len() as u32));
+        assert_eq!(peer.bed.tcp.stats().losses, u64::from(!needless));
+        assert_eq!(peer.bed.rows()[0].cwnd < cwnd, !needless);
+    }
+}
+
+#[test]
+fn unanswered_probe_leaves_the_timeout_where_it_was() {
+    let mut peer = Peer::new(Config::default());
+    let frame = peer.host_sends(&ramp(14_600)).remove(0);
+    assert_eq!(peer.pass(20).len(), 1);
+    assert_eq!(peer.pass(179), []);
+    let again = peer.pass(1).remove(0);
+    assert_eq!((again.seq, again.data.len()), (frame.seq, 14_600));
+    assert_eq!(peer.pass(399), [], "one probe, then the timeout doubles");
+}
+
+#[test]
+fn single_packet_whose_answer_may_be_delayed_waits_for_the_timeout() {
+    let mut peer = Peer::new(Config::default());
+    peer.host_sends(&ramp(1000));
+    assert_eq!(peer.pass(199), []);
+    assert_eq!(peer.pass(1).len(), 1);
+}
+
+#[test]
+fn end_behind_lost_data_is_asked_about_too() {
+    let mut peer = Peer::new(Config::default());
+    let frame = peer.host_sends(&ramp(14_600)).remove(0);
+    let fin = peer.host_ends().remove(0);
+    let probe = peer.pass(20).remove(0);
+    assert_eq!((probe.seq, probe.flags), (fin.seq, ACK | FIN));
+    peer.sack(frame.seq, &[(fin.seq, fin.seq.wrapping_add(1))]);
+    assert_eq!(peer.one().data.len(), 14_600);
 }
 
 #[test]
@@ -715,7 +829,8 @@ fn path_mtu_of_the_container_is_obeyed() {
 
 #[test]
 fn timeout_sends_one_super_frame_and_doubles() {
-    let mut peer = Peer::new(Config::default());
+    // Without SACK nothing is asked before.
+    let mut peer = Peer::with(Config::default(), &[2, 4, 5, 180, 1, 3, 3, 7]);
     let first = peer.host_sends(&ramp(262_144));
     let mut waits = Vec::new();
     let mut last = peer.bed.now;
