@@ -9,6 +9,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -74,9 +75,7 @@ pub struct SocketsSection {
 pub struct SocketsSpec {
     /// How they leave the host.
     pub options: sockets::Options,
-    /// Under which addresses, one of a family at most, containers find the host's loopback.
-    pub host_loopback: Vec<Addr>,
-    /// What containers may reach beyond that.
+    /// What containers may reach by them.
     pub policy: policy::Config,
 }
 
@@ -184,23 +183,52 @@ impl Source {
     }
 }
 
-/// What the command line says; the rest is the file's.
-#[derive(Debug, Default)]
+/// What the command line says; the rest is the file's. The options that `switch` and `run` share.
+#[derive(Clone, Debug, Default, Args)]
 pub struct Overrides {
+    /// Each command has it with its own meaning.
+    #[arg(skip)]
     pub control: Option<PathBuf>,
-    pub subnet: Option<Cidr>,
-    pub gateway: Option<crate::control::protocol::Gateway>,
-    pub mtu: Option<u16>,
-    pub uplink: Option<UplinkChoice>,
-    pub pcap: Option<PathBuf>,
+    /// The same.
+    #[arg(skip)]
     pub log: Option<Level>,
-    pub flow_limit: Option<u32>,
-    pub flow_quota: Option<u32>,
+    /// Subnet of the network 'default' [default: 172.17.0.0/16]
+    #[arg(long)]
+    pub subnet: Option<Cidr>,
+    /// Its gateway's address, or none [default: the first of the subnet]
+    #[arg(long, value_name = "ADDR|none")]
+    pub gateway: Option<crate::control::protocol::Gateway>,
+    /// Bytes of an IP packet in it [default: 1500]
+    #[arg(long)]
+    pub mtu: Option<u16>,
+    /// The way to the world: sockets, tun:name=up0,address=A[,peer=B/24][,netns=PATH][,mtu=N][,mss_clamp=on][,fd=N], or
+    /// none [default: sockets]
+    #[arg(long)]
+    pub uplink: Option<UplinkChoice>,
+    /// With --uplink sockets: source of connections, an address of this host; once for each family
+    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
     pub outbound_address: Vec<Addr>,
+    /// With --uplink sockets: the only interface by which connections leave
+    #[arg(long, value_name = "IF")]
     pub outbound_interface: Option<String>,
+    /// With --uplink sockets: containers find the host's loopback under this address; once for each family
+    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
     pub host_loopback: Vec<Addr>,
+    /// With --uplink sockets: containers reach the metadata services of clouds
+    #[arg(long)]
     pub allow_metadata: bool,
+    /// With --uplink sockets: containers do not reach the host's own addresses
+    #[arg(long)]
     pub no_host_addresses: bool,
+    /// Write every frame to this pcapng file
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Flows at most [default: 262144]
+    #[arg(long, value_name = "N")]
+    pub flow_limit: Option<u32>,
+    /// Flows at most of one container [default: a quarter of the limit]
+    #[arg(long, value_name = "N")]
+    pub flow_quota: Option<u32>,
 }
 
 /// What `--uplink` says.
@@ -472,13 +500,13 @@ impl SocketsOptions {
             }
             spec.options.outbound_interface = Some(name);
         }
+        let mut families = [false; 2];
         for (origin, addr) in self.host_loopback {
-            let twice = spec.host_loopback.iter().any(|other| other.is_v4() == addr.is_v4());
+            let twice = std::mem::replace(&mut families[usize::from(addr.is_v4())], true);
             one_of_a_family(&origin, "host loopback", twice, addr)?;
-            spec.host_loopback.push(addr);
+            // The gateway has no IPv6 yet.
+            spec.policy.host_loopback = spec.policy.host_loopback.or(addr.is_v4().then_some(addr));
         }
-        // The gateway has no IPv6 yet.
-        spec.policy.host_loopback = spec.host_loopback.iter().copied().find(|addr| addr.is_v4());
         Ok(spec)
     }
 
@@ -742,7 +770,6 @@ mod tests {
                 outbound_v6: Some(addr("2001:db8::1")),
                 outbound_interface: Some("eth0".into()),
             },
-            host_loopback: vec![addr("192.0.2.254")],
             policy: policy::Config { host_loopback: Some(addr("192.0.2.254")), ..policy::Config::default() },
         };
         let said = settings(text, Overrides::default()).expect("valid");

@@ -44,11 +44,11 @@ use super::Failure;
 use super::config::{Overrides, Settings, Source, UplinkChoice, UplinkSpec};
 use super::switch::{failed, inherited};
 use crate::control::portspec::{self, PortSpec};
-use crate::control::protocol::{Attached, DEFAULT_NETWORK, Gateway, Level};
+use crate::control::protocol::{Attached, DEFAULT_NETWORK, Level};
 use crate::io::sys::process;
 use crate::io::sys::signal::Signals;
 use crate::io::sys::{inherit, msg};
-use crate::wire::addr::{Addr, Cidr};
+use crate::wire::addr::Addr;
 use behind::Switch;
 use inside::{Go, Inside};
 use supervise::Outcome;
@@ -83,51 +83,17 @@ pub struct Options {
     /// Control socket, as that of 'switch' [default: none]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Subnet of the network 'default' [default: 172.17.0.0/16]
-    #[arg(long)]
-    subnet: Option<Cidr>,
-    /// Its gateway's address, or none [default: the first of the subnet]
-    #[arg(long, value_name = "ADDR|none")]
-    gateway: Option<Gateway>,
-    /// Bytes of an IP packet in it [default: 1500]
-    #[arg(long)]
-    mtu: Option<u16>,
-    /// The way to the world, as for 'switch'
-    #[arg(long)]
-    uplink: Option<UplinkChoice>,
-    /// Source address of connections to the world, one of the host's; one of a family at most
-    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
-    outbound_address: Vec<Addr>,
-    /// The host's interface that they leave by
-    #[arg(long, value_name = "NAME")]
-    outbound_interface: Option<String>,
-    /// Under this address CMD finds the host's own loopback; one of a family at most
-    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
-    host_loopback: Vec<Addr>,
-    /// With --uplink sockets: containers reach the metadata services of clouds
-    #[arg(long)]
-    allow_metadata: bool,
-    /// With --uplink sockets: containers do not reach the host's own addresses
-    #[arg(long)]
-    no_host_addresses: bool,
+    #[command(flatten)]
+    over: Overrides,
     /// TOML; what the command line says goes before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The network to join
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NETWORK)]
     net: String,
-    /// Write every frame to this pcapng file
-    #[arg(long, value_name = "FILE")]
-    pcap: Option<PathBuf>,
     /// How much to say on standard error [default: warn]
     #[arg(long, value_name = "LEVEL")]
     log: Option<Level>,
-    /// Flows at most [default: 262144]
-    #[arg(long, value_name = "N")]
-    flow_limit: Option<u32>,
-    /// Flows at most of one container [default: a quarter of the limit]
-    #[arg(long, value_name = "N")]
-    flow_quota: Option<u32>,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -164,11 +130,9 @@ fn tell_person(what: &str) {
 }
 
 fn attempt(options: Options) -> Result<Outcome, Failure> {
-    let Options {
-        publish, user, dns, control, subnet, gateway, mtu, uplink, config, net, pcap, log, flow_limit, ..
-    } = &options;
+    let Options { publish, user, dns, control, over, config, net, log, .. } = &options;
     // Before anything of our own is open: a number could be anybody's then.
-    let uplink_fd = match uplink {
+    let uplink_fd = match &over.uplink {
         Some(UplinkChoice::Tun(UplinkSpec { fd, .. })) => inherited("--uplink tun:fd", *fd)?,
         Some(UplinkChoice::None | UplinkChoice::Sockets) | None => None,
     };
@@ -177,23 +141,7 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
     portspec::expand(publish).map_err(|error| Failure::Usage(format!("-p: {error}")))?;
     let (source, mut file) = Source::read(config.as_deref()).map_err(failed)?;
     file.switch.log.get_or_insert(Level::Warn);
-    let uplink = uplink.clone();
-    let over = Overrides {
-        control: control.clone(),
-        subnet: *subnet,
-        gateway: *gateway,
-        mtu: *mtu,
-        uplink,
-        pcap: pcap.clone(),
-        log: *log,
-        flow_limit: *flow_limit,
-        flow_quota: options.flow_quota,
-        outbound_address: options.outbound_address.clone(),
-        outbound_interface: options.outbound_interface.clone(),
-        host_loopback: options.host_loopback.clone(),
-        allow_metadata: options.allow_metadata,
-        no_host_addresses: options.no_host_addresses,
-    };
+    let over = Overrides { control: control.clone(), log: *log, ..over.clone() };
     let settings = Settings::new(&source, file, over).map_err(failed)?;
     let has_uplink = settings.uplink.is_some();
     if !has_uplink && !publish.is_empty() {

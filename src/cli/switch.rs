@@ -20,7 +20,7 @@ use super::config::{self, Overrides, Settings, SocketsSpec, Source, UplinkChoice
 use super::{Control, Failure};
 use crate::control::calls::capture_file;
 use crate::control::plumber::Plumbing;
-use crate::control::protocol::{Gateway, Level};
+use crate::control::protocol::Level;
 use crate::control::server::Server;
 use crate::core::command::SocketUplinkConfig;
 use crate::io::enter::{EnterHelper, Request};
@@ -30,40 +30,13 @@ use crate::io::switch::{Notifier, Switch, SwitchError};
 use crate::io::sys::inherit;
 use crate::io::sys::tuntap::Header;
 use crate::io::uplink::{self, Uplink};
-use crate::wire::addr::{Addr, Cidr};
 
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
     control: Control,
-    /// Subnet of the network 'default' [default: 172.17.0.0/16]
-    #[arg(long)]
-    subnet: Option<Cidr>,
-    /// Its gateway's address, or none [default: the first of the subnet]
-    #[arg(long, value_name = "ADDR|none")]
-    gateway: Option<Gateway>,
-    /// Bytes of an IP packet in it [default: 1500]
-    #[arg(long)]
-    mtu: Option<u16>,
-    /// The way to the world: sockets, tun:name=up0,address=A[,peer=B/24][,netns=PATH][,mtu=N][,mss_clamp=on][,fd=N], or
-    /// none [default: sockets]
-    #[arg(long)]
-    uplink: Option<UplinkChoice>,
-    /// With --uplink sockets: source of connections, an address of this host; once for each family
-    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
-    outbound_address: Vec<Addr>,
-    /// With --uplink sockets: the only interface by which connections leave
-    #[arg(long, value_name = "IF")]
-    outbound_interface: Option<String>,
-    /// With --uplink sockets: containers find the host's loopback under this address; once for each family
-    #[arg(long, value_name = "ADDR", value_parser = Addr::parse)]
-    host_loopback: Vec<Addr>,
-    /// With --uplink sockets: containers reach the metadata services of clouds
-    #[arg(long)]
-    allow_metadata: bool,
-    /// With --uplink sockets: containers do not reach the host's own addresses
-    #[arg(long)]
-    no_host_addresses: bool,
+    #[command(flatten)]
+    over: Overrides,
     /// TOML; what the command line says goes before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -73,47 +46,21 @@ pub struct Options {
     /// End cleanly when the other end of this descriptor is closed
     #[arg(long, value_name = "N")]
     exit_fd: Option<i32>,
-    /// Write every frame to this pcapng file
-    #[arg(long, value_name = "FILE")]
-    pcap: Option<PathBuf>,
     /// How much to say on standard error [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<Level>,
-    /// Flows at most [default: 262144]
-    #[arg(long, value_name = "N")]
-    flow_limit: Option<u32>,
-    /// Flows at most of one container [default: a quarter of the limit]
-    #[arg(long, value_name = "N")]
-    flow_quota: Option<u32>,
 }
 
 pub fn run(options: Options) -> Result<(), Failure> {
-    let Options { control, subnet, gateway, mtu, uplink, config, ready_fd, exit_fd, pcap, log, .. } = options;
-    let Options { flow_limit, flow_quota, outbound_address, outbound_interface, host_loopback, .. } = options;
-    let Options { allow_metadata, no_host_addresses, .. } = options;
+    let Options { control, over, config, ready_fd, exit_fd, log } = options;
     // Before anything of our own is open: a number could be anybody's then.
     let ready = inherited("--ready-fd", ready_fd)?;
     let exit = inherited("--exit-fd", exit_fd)?;
-    let uplink_fd = match &uplink {
+    let uplink_fd = match &over.uplink {
         Some(UplinkChoice::Tun(UplinkSpec { fd, .. })) => inherited("--uplink tun:fd", *fd)?,
         Some(UplinkChoice::None | UplinkChoice::Sockets) | None => None,
     };
-    let over = Overrides {
-        control: control.control,
-        subnet,
-        gateway,
-        mtu,
-        uplink,
-        pcap,
-        log,
-        flow_limit,
-        flow_quota,
-        outbound_address,
-        outbound_interface,
-        host_loopback,
-        allow_metadata,
-        no_host_addresses,
-    };
+    let over = Overrides { control: control.control, log, ..over };
     let (source, file) = Source::read(config.as_deref()).map_err(failed)?;
     let settings = Settings::new(&source, file, over).map_err(failed)?;
     let control = Control { control: settings.control.clone() }.path()?;

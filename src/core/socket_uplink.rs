@@ -16,13 +16,13 @@
 //!
 //! While an engine runs it is taken out of the [`Datapath`], so that what it delivers may use all the rest.
 
+mod listing;
+
 use hashbrown::HashMap;
 
-use super::command::{
-    Applied, CommandError, FlowView, Page, Publication, SocketFlowView, SocketUplinkConfig, Traffic, Transport,
-};
+pub(super) use self::listing::SOCKET_TABLES;
+use super::command::{Applied, CommandError, Publication, SocketUplinkConfig, Transport};
 use super::conntrack::FiveTuple;
-use super::conntrack::tuple::proto_name;
 use super::counters::DropReason;
 use super::datapath::Datapath;
 use super::forward::Ingress;
@@ -331,60 +331,6 @@ impl Datapath {
     }
 }
 
-/// Kinds of flows over host sockets that a listing goes through.
-pub(super) const SOCKET_TABLES: u64 = 3;
-
-/// Both directions of a flow, for a listing.
-struct Ends {
-    original: FiveTuple,
-    reply: FiveTuple,
-    replied: bool,
-    assured: bool,
-}
-
-impl Ends {
-    /// As `conntrack -L` writes it.
-    fn line(&self, state: &str, timeout: u64) -> String {
-        let name = proto_name(self.original.proto).unwrap_or("unknown");
-        let end = |t: &FiveTuple, question: bool| {
-            let (src, dst) = (t.src, t.dst);
-            if t.is_icmp() {
-                let (kind, id) = if question { (t.dport >> 8, t.sport) } else { (0, t.dport) };
-                return format!("src={src} dst={dst} type={kind} code=0 id={id} ");
-            }
-            format!("src={src} dst={dst} sport={} dport={} ", t.sport, t.dport)
-        };
-        let state = if state.is_empty() { String::new() } else { format!("{state} ") };
-        let unreplied = if self.replied { "" } else { "[UNREPLIED] " };
-        let assured = if self.assured { "[ASSURED] " } else { "" };
-        let (original, reply) = (end(&self.original, true), end(&self.reply, false));
-        format!("{name:<8} {} {timeout} {state}{original}{unreplied}{reply}{assured}", self.original.proto)
-    }
-
-    fn view(&self, state: &'static str, timeout_seconds: u64, name: String, to: Traffic, from: Traffic) -> FlowView {
-        FlowView {
-            line: String::new(),
-            proto: self.original.proto,
-            state,
-            src: self.original.src,
-            dst: self.original.dst,
-            sport: self.original.sport,
-            dport: self.original.dport,
-            reply_src: self.reply.src,
-            reply_dst: self.reply.dst,
-            reply_sport: self.reply.sport,
-            reply_dport: self.reply.dport,
-            assured: self.assured,
-            replied: self.replied,
-            timeout_seconds,
-            name,
-            original: to,
-            reply: from,
-            socket: None,
-        }
-    }
-}
-
 /// What [`Datapath::with_engines`] lends.
 struct Engines<'a> {
     tcp: &'a mut tcp::Tcp,
@@ -443,85 +389,6 @@ impl Datapath {
                 }
             }
         });
-    }
-
-    /// Flows over host sockets.
-    pub(super) fn socket_flows(&self) -> usize {
-        self.socket_uplink.as_ref().map_or(0, |uplink| uplink.tcp.len() + uplink.udp.len() + uplink.ping.len())
-    }
-
-    /// A page of one of the engines' flows.
-    pub(super) fn socket_flow_page(&self, table: u64, cursor: u64, max: usize, now: Instant) -> Page<FlowView> {
-        let Some(uplink) = &self.socket_uplink else { return Page { rows: Vec::new(), next: None } };
-        let place = |next: u64| table << 32 | next;
-        match table {
-            1 => {
-                let (flows, next) = uplink.tcp.flows(cursor as u32, max, now); // the lower half
-                let rows = flows.iter().map(|flow| self.tcp_view(flow)).collect();
-                Page { rows, next: next.map(|next| place(u64::from(next))) }
-            }
-            2 | 3 => {
-                let (flows, next) = match table {
-                    2 => uplink.udp.flows(cursor, max, now),
-                    _ => uplink.ping.flows(cursor, max, now),
-                };
-                Page { rows: flows.iter().map(|flow| self.datagram_view(flow)).collect(), next: next.map(place) }
-            }
-            _ => Page { rows: Vec::new(), next: None },
-        }
-    }
-
-    fn tcp_view(&self, flow: &tcp::View) -> FlowView {
-        let published = flow.published;
-        let inside = flow.tuple;
-        let (original, reply) = if published { (inside.inverse(), inside) } else { (inside, inside.inverse()) };
-        let bytes = |bytes| Traffic { frames: 0, bytes };
-        let (out, back) = (bytes(flow.to_host), bytes(flow.to_container));
-        let (to, from) = if published { (back, out) } else { (out, back) };
-        let replied = flow.state != "CONNECTING" && flow.state != "SYN_SENT";
-        let peer = flow.dial.unwrap_or(Endpoint { addr: inside.dst, port: inside.dport });
-        let ends = Ends { original, reply, replied, assured: replied };
-        let timeout = flow.timeout.as_secs();
-        FlowView {
-            line: format!(
-                "{}window={} stored={} peer_window={} cwnd={} in_flight={} retransmits={} peer={}:{}",
-                ends.line(flow.state, timeout),
-                flow.window,
-                flow.stored,
-                flow.peer_window,
-                flow.cwnd,
-                flow.in_flight,
-                flow.retransmits,
-                peer.addr,
-                peer.port
-            ),
-            socket: Some(SocketFlowView {
-                peer: peer.addr,
-                peer_port: peer.port,
-                age_seconds: flow.age.as_secs(),
-                window: flow.window,
-                retransmits: flow.retransmits,
-                error: flow.error.map(|error| format!("{error:?}")),
-            }),
-            ..ends.view(flow.state, timeout, self.name_of(flow.port), to, from)
-        }
-    }
-
-    fn datagram_view(&self, flow: &udp::FlowRow) -> FlowView {
-        let ends = Ends { original: flow.original, reply: flow.reply, replied: flow.replied, assured: flow.assured };
-        let timeout = flow.timeout.as_secs();
-        FlowView {
-            line: ends.line("", timeout).trim_end().to_owned(),
-            socket: Some(SocketFlowView {
-                peer: flow.reply.src,
-                peer_port: flow.reply.sport,
-                age_seconds: flow.age.as_secs(),
-                window: 0,
-                retransmits: 0,
-                error: None,
-            }),
-            ..ends.view("", timeout, self.name_of(flow.origin.port), flow.original_traffic, flow.reply_traffic)
-        }
     }
 
     /// A fragment of a datagram to the world: the last of them brings the whole, which begins its journey anew.

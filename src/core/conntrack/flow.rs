@@ -156,19 +156,34 @@ impl Flow {
 
     /// The flow as `conntrack -L` prints it (X18, S14, S22); `remaining` as [`super::Table::remaining`] says.
     pub fn line(&self, remaining: Duration) -> Line<'_> {
-        Line { flow: self, remaining }
+        Line {
+            original: &self.original,
+            reply: &self.reply,
+            remaining,
+            state: self.tcp_state().map(State::name),
+            replied: self.seen_reply(),
+            assured: self.is_assured(),
+            rest: "mark=0 use=1",
+        }
     }
 }
 
-/// See [`Flow::line`].
+/// A flow as `conntrack -L` prints it, whoever tracks it.
 pub struct Line<'a> {
-    flow: &'a Flow,
-    remaining: Duration,
+    pub original: &'a FiveTuple,
+    /// Its ports of ICMP are those of [`FiveTuple::icmp_query`]'s inverse.
+    pub reply: &'a FiveTuple,
+    pub remaining: Duration,
+    /// Of TCP.
+    pub state: Option<&'a str>,
+    pub replied: bool,
+    pub assured: bool,
+    /// What follows.
+    pub rest: &'a str,
 }
 
 /// The tuple in the words of libnetfilter_conntrack, with a blank after each.
-fn write_tuple(f: &mut fmt::Formatter<'_>, flow: &Flow, dir: Direction) -> fmt::Result {
-    let t = flow.tuple(dir);
+fn write_tuple(f: &mut fmt::Formatter<'_>, t: &FiveTuple, dir: Direction) -> fmt::Result {
     write!(f, "src={} dst={} ", t.src, t.dst)?;
     if t.is_icmp() {
         let (what, id) = match dir {
@@ -194,21 +209,20 @@ fn write_tuple(f: &mut fmt::Formatter<'_>, flow: &Flow, dir: Direction) -> fmt::
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flow = self.flow;
-        let proto = flow.original.proto;
+        let proto = self.original.proto;
         let name = proto_name(proto).unwrap_or("unknown");
         write!(f, "{name:<8} {proto} {} ", self.remaining.as_secs())?;
-        if let Some(state) = flow.tcp_state() {
-            write!(f, "{} ", state.name())?;
+        if let Some(state) = self.state {
+            write!(f, "{state} ")?;
         }
-        write_tuple(f, flow, Direction::Original)?;
-        if !flow.seen_reply() {
+        write_tuple(f, self.original, Direction::Original)?;
+        if !self.replied {
             f.write_str("[UNREPLIED] ")?;
         }
-        write_tuple(f, flow, Direction::Reply)?;
-        if flow.is_assured() {
+        write_tuple(f, self.reply, Direction::Reply)?;
+        if self.assured {
             f.write_str("[ASSURED] ")?;
         }
-        f.write_str("mark=0 use=1")
+        f.write_str(self.rest)
     }
 }
