@@ -83,6 +83,7 @@ fn main() {
         a_pipeline_keeps_its_terminal,
         two_at_once_do_not_meet,
         a_published_port_is_reached_by_the_uplink,
+        a_port_that_was_not_named_is_told_before_the_command_begins,
         name_servers_that_cannot_be_reached_are_told_of_once,
         behind_a_stub_resolver_are_the_servers_it_asks,
         a_name_server_that_is_asked_for_is_the_one,
@@ -246,6 +247,30 @@ fn a_published_port_is_reached_by_the_uplink() {
         assert_eq!(said, format!("You are {own}."));
         assert_eq!(wait(&mut child).code(), Some(0));
         assert!(netcfg::link("up0").is_err(), "the uplink went with it");
+    });
+}
+
+// D14
+fn a_port_that_was_not_named_is_told_before_the_command_begins() {
+    in_namespaces(|| {
+        let uplink = format!("tun:name=up0,address={UPLINK},peer=192.0.2.1/24");
+        let mut child = ours_as("serve", &["--uplink", &uplink, "-p", "80", "-p", "8080:81", "--dns", "192.0.2.1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run");
+        until_line(&mut child, "ready");
+        let mut told = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut line = String::new();
+        told.read_line(&mut line).expect("a line");
+        let port = line.strip_prefix("pontoon: run: 80/tcp -> 0.0.0.0:").and_then(|port| port.trim().parse().ok());
+        let port = port.unwrap_or_else(|| panic!("{line}"));
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((UPLINK, port)), SOON).expect("connected");
+        stream.read_to_string(&mut String::new()).expect("a word");
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let mut rest = String::new();
+        told.read_to_string(&mut rest).expect("its end");
+        assert_eq!(rest, "", "and nothing of the port that was named");
     });
 }
 

@@ -8,7 +8,8 @@
 use std::hint::black_box;
 
 use pontoon::core::command::{
-    Answer, Applied, Command, EndpointRequest, MacChoice, NetworkConfig, Publication, Query, Transport, UplinkConfig,
+    Answer, Applied, Command, EndpointRequest, HostPort, MacChoice, NetworkConfig, PublicationRequest, Query,
+    Transport, UplinkConfig,
 };
 use pontoon::core::conntrack;
 use pontoon::core::datapath::{Config, Datapath};
@@ -224,7 +225,8 @@ impl Bed {
                 Container { port: endpoint.port, mac: endpoint.mac, ip }
             })
             .collect();
-        let port = Publication { host_ip: None, host_port: PUBLISHED, container_port: 80, proto: Transport::Tcp };
+        let host_port = HostPort::Exactly(PUBLISHED);
+        let port = PublicationRequest { host_ip: None, host_port, container_port: 80, proto: Transport::Tcp };
         apply(Command::Publish { name: "c0".to_owned(), ifname: None, ports: vec![port] });
         let Answer::Networks(networks) = datapath.query(&Query::Networks, now) else {
             unreachable!("networks were asked for")

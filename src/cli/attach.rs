@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
+use super::publish::write_chosen;
 use super::table::show;
 use super::{Control, Failure};
 use crate::control::portspec::PortSpec;
@@ -44,7 +45,7 @@ pub struct Options {
     /// May not talk to other isolated containers of its network
     #[arg(long)]
     isolated: bool,
-    /// Publish a port: [IP:]HOST[-HOST]:CTR[-CTR][/tcp|udp]
+    /// Publish a port: [[IP:][HOST[-HOST]]:]CTR[-CTR][/tcp|udp]; without HOST a free one is chosen, and told
     #[arg(short = 'p', long = "publish", value_name = "PORTS")]
     publish: Vec<PortSpec>,
     /// Tell the addresses as JSON
@@ -72,7 +73,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         ip,
         mac,
         isolated,
-        publish,
+        publish: publish.clone(),
     });
     let mut client = control.connect()?;
     let told = match &tap {
@@ -94,6 +95,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             show(&told["mtu"]),
             show(&told["network"]),
         )?;
+        write_chosen(&mut out, &publish, &told)?;
     }
     out.flush()?;
     if tap.is_some() {

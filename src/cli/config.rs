@@ -365,6 +365,7 @@ impl Settings {
                 ..default
             },
             no_forward: !switch.forward.unwrap_or(true),
+            ..datapath::Config::default()
         };
         let sockets = SocketsOptions {
             addresses: either("--outbound-address", over.outbound_address, source, switch.sockets.outbound_address),

@@ -71,7 +71,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Publish a port: [IP:]HOST[-HOST]:CTR[-CTR][/tcp|udp]
+    /// Publish a port: [[IP:][HOST[-HOST]]:]CTR[-CTR][/tcp|udp]; without HOST a free one is chosen, and told
     #[arg(short = 'p', long = "publish", value_name = "PORTS")]
     publish: Vec<PortSpec>,
     /// Whom CMD runs as: root of a user namespace of its own, keep (the caller's own uid in one), none (no user namespace)
@@ -158,6 +158,9 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
     let plan = behind::Plan { settings: &settings, network: net, publish };
     let mut switch = Switch::fork(&plan, uplink_fd, &inside).map_err(Failure::Failed)?;
     let attached = switch.ready().map_err(Failure::Failed)?;
+    for one in portspec::chosen(publish, &attached.published) {
+        tell_person(&one.arrow());
+    }
     let go = Go { resolv: name_servers(dns, &attached, has_uplink) };
     inside.go(&go).map_err(Failure::Failed)?;
 

@@ -23,6 +23,7 @@ use crate::control::plumber::Plumbing;
 use crate::control::protocol::Level;
 use crate::control::server::Server;
 use crate::core::command::SocketUplinkConfig;
+use crate::core::datapath;
 use crate::io::enter::{EnterHelper, Request};
 use crate::io::reactor::{self, LoopHandle, Start, StartUplink};
 use crate::io::sockets::ports::local_ports;
@@ -117,7 +118,8 @@ pub(super) fn start(
     let mut seed = [0; 32];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| Failure::Failed(format!("cannot get random bytes: {error}")))?;
-    let handle = reactor::start(Start { config: settings.core.clone(), uplink, seed, notifier }).map_err(failed)?;
+    let config = datapath::Config { dynamic_ports: local_ports(), ..settings.core.clone() };
+    let handle = reactor::start(Start { config, uplink, seed, notifier }).map_err(failed)?;
     if let Err(failure) = prepare(&handle, settings) {
         // What failed is what is told; the loop's end takes the uplink down.
         let _ = handle.shutdown();

@@ -54,7 +54,7 @@ fn a_wrong_command_line_is_one_line_that_says_what_and_where() {
         ("pontoon dance", "'dance'"),
         ("pontoon attach c1", "--netns <PATH>|--pid <PID>|--tap-fd <N>"),
         ("pontoon attach c1 --pid 1 --netns /x", "cannot be used with"),
-        ("pontoon attach c1 --pid 1 -p 80", "no host port"),
+        ("pontoon attach c1 --pid 1 -p 80:", "not a port"),
         ("pontoon attach c1 --pid 1 --ip 10.0.0", "not an IP address"),
         ("pontoon attach c1 --pid 1 --mac zz", "not a MAC address"),
         ("pontoon switch --uplink socket", "write sockets"),

@@ -27,10 +27,11 @@ use super::plumber::{Leaving, Plugged, Plumber};
 use super::portspec::{self, PortSpec};
 use super::protocol::{
     ApiError, Attach, Attached, Call, CaptureStart, Class, Detach, FlushFlows, LogLevel, Named, Nothing, Publish,
-    Route, Unpublish,
+    Published, Route, Unpublish,
 };
 use crate::core::command::{
-    Answer, Applied, Command, CommandError, Endpoint, EndpointRequest, MacChoice, Publication, Query,
+    Answer, Applied, Command, CommandError, Endpoint, EndpointRequest, MacChoice, Publication, PublicationRequest,
+    Query,
 };
 use crate::core::port::PortId;
 use crate::io::enter::{Request, Target};
@@ -196,7 +197,9 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             Call::NetworkAdd(spec) => self.done(Command::AddNetwork(spec.config()))?,
             Call::NetworkRemove(Named { name }) => self.done(Command::RemoveNetwork { name })?,
             Call::Publish(Publish { name, ifname, ports }) => {
-                self.done(Command::Publish { name, ifname, ports: expand(&ports)? })?
+                let published = portspec::resolve(&ports, &self.publish(name.clone(), ifname, expand(&ports)?)?);
+                tell_chosen(&name, &ports, &published);
+                return serde_json::to_value(Published { published }).map(Reply::One).map_err(internal);
             }
             Call::Unpublish(Unpublish { name, ports }) => {
                 self.done(Command::Unpublish { name, ports: expand(&ports)? })?
@@ -208,7 +211,9 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             Call::FlushFlows(FlushFlows { name }) => {
                 return match self.switch.apply(Command::FlushFlows { name })? {
                     Applied::Flushed(flows) => Ok(Reply::One(json!({ "flushed": flows }))),
-                    Applied::Done | Applied::Uplink(_) | Applied::Reserved(_) => Err(unexpected()),
+                    Applied::Done | Applied::Uplink(_) | Applied::Reserved(_) | Applied::Published(_) => {
+                        Err(unexpected())
+                    }
                 };
             }
             Call::Version(Nothing {}) => {
@@ -234,6 +239,19 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         Ok(())
     }
 
+    /// What was published, in the order of `ports`.
+    fn publish(
+        &self,
+        name: String,
+        ifname: Option<String>,
+        ports: Vec<PublicationRequest>,
+    ) -> Result<Vec<Publication>, ApiError> {
+        match self.switch.apply(Command::Publish { name, ifname, ports })? {
+            Applied::Published(published) => Ok(published),
+            Applied::Done | Applied::Uplink(_) | Applied::Reserved(_) | Applied::Flushed(_) => Err(unexpected()),
+        }
+    }
+
     fn attach(&mut self, attach: Attach, client: ClientId, fds: &mut VecDeque<OwnedFd>) -> Result<Attached, ApiError> {
         let publications = expand(&attach.publish)?;
         let supply = match place(&attach, fds)? {
@@ -255,7 +273,9 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         });
         let endpoint = match self.switch.apply(reserve) {
             Ok(Applied::Reserved(endpoint)) => endpoint,
-            Ok(Applied::Done | Applied::Uplink(_) | Applied::Flushed(_)) => return Err(unexpected()),
+            Ok(Applied::Done | Applied::Uplink(_) | Applied::Published(_) | Applied::Flushed(_)) => {
+                return Err(unexpected());
+            }
             Err(error) => {
                 if let Supply::Brought(plugged) = supply {
                     self.give_up(plugged.port, None);
@@ -264,8 +284,8 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             }
         };
         let port = endpoint.port;
-        let attachment = match self.equip(&attach, &endpoint, supply, publications, client) {
-            Ok(attachment) => attachment,
+        let (attachment, published) = match self.equip(&attach, &endpoint, supply, publications, client) {
+            Ok(equipped) => equipped,
             Err(error) => {
                 self.unreserve(port);
                 return Err(error);
@@ -274,6 +294,8 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         self.attachments.insert(port, attachment);
         self.new.push(port);
         log::info!("{} {}: attached to {} as {port}", attach.name, attach.ifname, attach.network);
+        let published = portspec::resolve(&attach.publish, &published);
+        tell_chosen(&attach.name, &attach.publish, &published);
         Ok(Attached {
             port: port.0,
             name: attach.name,
@@ -283,6 +305,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             mac: endpoint.mac,
             gateway: endpoint.gateway,
             mtu: endpoint.mtu,
+            published,
         })
     }
 
@@ -293,25 +316,26 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         attach: &Attach,
         endpoint: &Endpoint,
         supply: Supply<S::Port>,
-        publications: Vec<Publication>,
+        publications: Vec<PublicationRequest>,
         client: ClientId,
-    ) -> Result<Attachment, ApiError> {
+    ) -> Result<(Attachment, Vec<Publication>), ApiError> {
         let port = endpoint.port;
         // What the core may refuse comes before the namespace is touched: a default route that was there before does not
         // come back.
-        if !publications.is_empty() {
-            let publish = Command::Publish {
-                name: attach.name.clone(),
-                ifname: Some(attach.ifname.clone()),
-                ports: publications,
-            };
-            if let Err(error) = self.done(publish) {
+        let published = if publications.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.publish(attach.name.clone(), Some(attach.ifname.clone()), publications)
+        };
+        let published = match published {
+            Ok(published) => published,
+            Err(error) => {
                 if let Supply::Brought(plugged) = supply {
                     self.give_up(plugged.port, None);
                 }
                 return Err(at("publish", error));
             }
-        }
+        };
         let (plugged, origin) = match supply {
             Supply::Brought(plugged) => (plugged, Origin::Brought(client)),
             Supply::Wanted(target) => {
@@ -339,7 +363,8 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
             }
             return Err(at("open the port", error));
         }
-        Ok(Attachment { name: attach.name.clone(), ifname: attach.ifname.clone(), origin, life })
+        let attachment = Attachment { name: attach.name.clone(), ifname: attach.ifname.clone(), origin, life };
+        Ok((attachment, published))
     }
 
     /// Takes a reservation back, on the way out of a failure.
@@ -600,8 +625,15 @@ fn request(target: Target, attach: &Attach, endpoint: &Endpoint, with_route: boo
     }
 }
 
-fn expand(specs: &[PortSpec]) -> Result<Vec<Publication>, ApiError> {
+fn expand(specs: &[PortSpec]) -> Result<Vec<PublicationRequest>, ApiError> {
     portspec::expand(specs).map_err(|error| ApiError::new(Class::Arguments, error.to_string()))
+}
+
+/// Logs the ports that were ours to choose.
+fn tell_chosen(name: &str, asked: &[PortSpec], published: &[PortSpec]) {
+    for one in portspec::chosen(asked, published) {
+        log::info!("{name}: {}", one.arrow());
+    }
 }
 
 /// Says at which step an error happened.

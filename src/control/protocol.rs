@@ -248,7 +248,7 @@ impl From<CommandError> for ApiError {
             CommandError::Exists { .. } => Class::Exists,
             CommandError::Missing { .. } => Class::Missing,
             CommandError::Busy { .. } => Class::Busy,
-            CommandError::PortAllocated { .. } => Class::PortAllocated,
+            CommandError::PortAllocated { .. } | CommandError::NoFreePort { .. } => Class::PortAllocated,
             CommandError::Full { .. } => Class::Full,
             CommandError::Bind { failure, .. } => match failure {
                 Failure::InUse => Class::PortAllocated,
@@ -494,6 +494,16 @@ pub struct Attached {
     pub mac: Mac,
     pub gateway: Option<Addr>,
     pub mtu: u16,
+    /// What was published, as it was asked for; where the port of the host was ours to choose, each port as it is.
+    #[serde(default)]
+    pub published: Vec<PortSpec>,
+}
+
+/// What was published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// As in [`Attached`].
+    pub published: Vec<PortSpec>,
 }
 
 /// Which ports of a container; without `ifname` all.
@@ -677,7 +687,7 @@ mod tests {
             (r#"{"execute":"version","arguments":{"verbose":1}}"#, "verbose"),
             (r#"{"execute":"network-add","arguments":{"name":"n","subnet":"10.0.0/8"}}"#, "'10.0.0/8' is not a prefix"),
             (r#"{"execute":"network-add","arguments":{"name":"n","mtu":70000}}"#, "70000"),
-            (r#"{"execute":"publish","arguments":{"name":"c","ports":["80"]}}"#, "no host port"),
+            (r#"{"execute":"publish","arguments":{"name":"c","ports":["80:"]}}"#, "not a port"),
             (r#"{"execute":"rule-add","arguments":{"masq":{}}}"#, "`dnat`, `snat`"),
         ] {
             let error = parsed(line).expect_err(line);

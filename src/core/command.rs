@@ -145,6 +145,30 @@ pub struct Publication {
     pub container_port: u16,
 }
 
+/// Which port of the host a publication asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostPort {
+    /// This one, 1 to 65,535.
+    Exactly(u16),
+    /// The lowest of these that is free, both included.
+    FirstOf(u16, u16),
+    /// One that is free, chosen at random out of [`super::datapath::Config::dynamic_ports`].
+    Random,
+}
+
+/// A port that is to be published, or withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicationRequest {
+    /// tcp or udp.
+    pub proto: Transport,
+    /// As in [`Publication`].
+    pub host_ip: Option<Addr>,
+    /// Which of the host's.
+    pub host_port: HostPort,
+    /// 1 to 65,535.
+    pub container_port: u16,
+}
+
 /// A translation rule that belongs to no container (S41, S42).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -210,9 +234,10 @@ pub enum Command {
     /// The port is gone: its addresses, learned stations, published ports and flows go with it.
     Detach { port: PortId },
     /// Publishes all of `ports` to the container, or none.
-    Publish { name: String, ifname: Option<String>, ports: Vec<Publication> },
-    /// Withdraws all of `ports`, or none.
-    Unpublish { name: String, ports: Vec<Publication> },
+    Publish { name: String, ifname: Option<String>, ports: Vec<PublicationRequest> },
+    /// Withdraws all of `ports`, or none: each as it was asked for, or as the port that it became. The container port of one
+    /// that names its port of the host does not matter.
+    Unpublish { name: String, ports: Vec<PublicationRequest> },
     /// Gives the core its uplink, or a new address for it; flows of the old address are dropped (R29).
     SetUplink(UplinkConfig),
     /// Gives the core an uplink over host sockets, once and for all; the world must have some.
@@ -238,6 +263,8 @@ pub enum Applied {
     Reserved(Endpoint),
     /// The uplink's port.
     Uplink(PortId),
+    /// What was published, in the order of the request.
+    Published(Vec<Publication>),
     /// How many flows were dropped.
     Flushed(usize),
 }
@@ -260,6 +287,9 @@ pub enum CommandError {
     /// Docker's words for a port that another publication holds (S60).
     #[error("Bind for {host_ip}:{port}/{proto} failed: port is already allocated by '{holder}'")]
     PortAllocated { host_ip: Addr, port: u16, proto: &'static str, holder: String },
+    /// Docker's words for a range without a free port.
+    #[error("Bind for {host_ip}:{first}-{last}/{proto} failed: all ports are allocated; {cure}")]
+    NoFreePort { host_ip: Addr, first: u16, last: u16, proto: &'static str, cure: &'static str },
     /// The host does not let us have a port.
     #[error("Bind for {host_ip}:{port}/{proto} failed: {why}")]
     Bind { host_ip: Addr, port: u16, proto: &'static str, failure: super::socket::Failure, why: String },

@@ -26,6 +26,7 @@
 //! - Work is bounded by the frame: nothing here walks flows, and only a flood walks ports.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -62,12 +63,24 @@ const ANNOUNCE_BUDGET: u32 = 1024;
 const BRIDGE_SLACK: usize = ETH_LEN + 4;
 
 /// What the operator chooses once, at start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Connection tracking.
     pub conntrack: conntrack::Config,
     /// Forward between networks and the uplink at all? (`--no-forward` is S37's `ip_forward=0`.)
     pub no_forward: bool,
+    /// Of these a published port is chosen that names none: the host's `net.ipv4.ip_local_port_range`.
+    pub dynamic_ports: RangeInclusive<u16>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            conntrack: conntrack::Config::default(),
+            no_forward: false,
+            dynamic_ports: 32_768..=60_999, // Linux's own
+        }
+    }
 }
 
 /// Hits of the forward chain's rules (S47).
@@ -105,6 +118,7 @@ pub struct Datapath {
     pub(super) random: Random,
     pub(super) key: Keyed,
     pub(super) no_forward: bool,
+    pub(super) dynamic_ports: RangeInclusive<u16>,
     /// Ports with announcements still to make, by when the next one is due.
     pub(super) announcing: BTreeSet<(Instant, PortId)>,
     /// For packets that we originate.
@@ -152,6 +166,7 @@ impl Datapath {
             random,
             key,
             no_forward: config.no_forward,
+            dynamic_ports: config.dynamic_ports,
             announcing: BTreeSet::new(),
             scratch: vec![0; BUFFER_LEN],
             fragment_scratch: vec![0; BUFFER_LEN],

@@ -3,8 +3,8 @@
 use super::bridge::guard::Owner;
 use super::command::{
     Answer, Applied, Command, CommandError, Endpoint, EndpointRequest, FdbView, FlowView, MacChoice, NeighbourView,
-    NetworkConfig, NetworkView, Page, PortView, Publication, PublishedView, Query, RouteView, StaticRule, StatsView,
-    Traffic, UplinkConfig,
+    NetworkConfig, NetworkView, Page, PortView, PublishedView, Query, RouteView, StaticRule, StatsView, Traffic,
+    UplinkConfig,
 };
 use super::conntrack::{Direction, OwnerId};
 use super::counters::DropReason;
@@ -30,11 +30,11 @@ const MAX_PAGE: usize = 4096;
 /// RFC 791: every link carries 68 bytes, every host takes 576; under 576 nothing that people use works.
 const MTU: std::ops::RangeInclusive<u16> = 576..=65_521;
 
-fn invalid(field: &'static str, why: impl Into<String>) -> CommandError {
+pub(super) fn invalid(field: &'static str, why: impl Into<String>) -> CommandError {
     CommandError::Invalid { field, why: why.into() }
 }
 
-fn missing(what: &'static str, name: &str) -> CommandError {
+pub(super) fn missing(what: &'static str, name: &str) -> CommandError {
     CommandError::Missing { what, name: name.to_owned() }
 }
 
@@ -49,11 +49,7 @@ impl Datapath {
             Command::Link { port, up } => self.set_link(port, up),
             Command::Detach { port } => self.detach(port, now, world),
             Command::Publish { name, ifname, ports } => self.publish(&name, ifname.as_deref(), &ports, now, world),
-            Command::Unpublish { name, ports } => {
-                let tags: Vec<u32> = self.nat.unpublish(&name, &ports)?.iter().map(|p| p.tag).collect();
-                self.close_doors(&tags, now, world);
-                Ok(Applied::Flushed(self.flows.remove_tags(tags)))
-            }
+            Command::Unpublish { name, ports } => self.unpublish(&name, &ports, now, world),
             Command::SetUplink(config) => self.set_uplink(config, now),
             Command::SetSocketUplink(config) => self.set_socket_uplink(&config, now, world),
             Command::AddRule(rule) => self.add_rule(rule),
@@ -375,53 +371,6 @@ impl Datapath {
             }
         }
         Ok(Applied::Flushed(flushed))
-    }
-
-    fn publish(
-        &mut self,
-        name: &str,
-        ifname: Option<&str>,
-        ports: &[Publication],
-        now: Instant,
-        world: &mut dyn World,
-    ) -> Result<Applied, CommandError> {
-        if ports.iter().any(|p| p.host_port == 0 || p.container_port == 0) {
-            return Err(invalid("ports", "a port is 1 to 65535"));
-        }
-        if let Some(foreign) = ports.iter().filter_map(|p| p.host_ip).find(|ip| !self.may_bind(*ip, world)) {
-            return Err(invalid(
-                "host address",
-                format!("{foreign} is none of ours; leave it out or take the uplink's"),
-            ));
-        }
-        let of_name: Vec<_> = self
-            .ports
-            .iter()
-            .filter_map(|(id, p)| Some((id, p.attachment()?)))
-            .filter(|(_, a)| a.name == name && ifname.is_none_or(|i| a.ifname == i))
-            .collect();
-        if of_name.is_empty() {
-            return Err(missing("endpoint", name));
-        }
-        let reachable = of_name.iter().find_map(|(id, a)| {
-            let net = self.network(a.network);
-            (!net.config.internal && net.gateway().is_some()).then_some((*id, a.ip?))
-        });
-        let Some((port, ip)) = reachable else {
-            let why = "no network of it has a gateway and a way out; attach it to one that has".to_owned();
-            return Err(CommandError::Busy { what: "endpoint", name: name.to_owned(), why });
-        };
-        let tags = self.nat.publish(name, port, ip, ports)?;
-        if let Err(why) = self.open_doors(&tags, ports, port, ip, now, world) {
-            self.nat.withdraw_tags(&tags);
-            return Err(why);
-        }
-        Ok(Applied::Done)
-    }
-
-    /// May ports be published on `ip`?
-    fn may_bind(&self, ip: Addr, world: &mut dyn World) -> bool {
-        self.is_uplink_address(ip) || self.is_gateway(ip) || self.is_address_of_host(ip, world)
     }
 
     /// Is `ip` the gateway's in one of the networks?

@@ -20,6 +20,7 @@ pub mod neigh;
 pub mod network;
 mod options;
 pub mod port;
+mod publish;
 pub mod route;
 pub mod socket;
 mod socket_uplink;

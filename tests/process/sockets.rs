@@ -38,6 +38,8 @@ pub const CLAIMS: &[Claim] = claims![
     a_port_that_cannot_be_had_leaves_nothing_published,
     a_range_beyond_the_descriptors_is_refused_in_a_line,
     five_thousand_ports_are_published_at_once_and_all_lead_inside,
+    a_port_that_is_not_named_is_chosen_among_the_hosts_free_ones_and_told,
+    one_port_is_published_on_distinct_loopback_addresses,
     flows_name_the_peer,
     flows_tell_all_that_is_known_of_a_connection,
     an_urgent_byte_is_marked_inside,
@@ -130,6 +132,7 @@ fn a_page_of_twenty_megabytes_arrives_byte_for_byte() {
     }
 }
 
+// D15
 fn a_published_port_is_reached_from_loopback_the_host_and_beyond() {
     let (case, c1, switch) = one(&[]);
     let listener = c1.listen(at(C1, 80));
@@ -546,6 +549,7 @@ fn a_port_below_1024_without_the_right_is_refused_in_a_line() {
     nothing_published(&case, &switch, &[8080]);
 }
 
+// D16
 fn a_port_that_cannot_be_had_leaves_nothing_published() {
     let (case, c1, switch) = one(&[]);
     {
@@ -633,6 +637,65 @@ fn five_thousand_ports_are_published_at_once_and_all_lead_inside() {
     eprintln!("process: and withdrawn in {:?}", began.elapsed());
     nothing_published(&case, &switch, &[20_000, 24_999]);
     soon("nothing of them is open", || descriptors(&switch) < 100);
+}
+
+// D14
+fn a_port_that_is_not_named_is_chosen_among_the_hosts_free_ones_and_told() {
+    let case = Case::new();
+    case.connect_host();
+    case.host.sysctl("ipv4.ip_local_port_range", "40000 40001");
+    let c1 = case.netns("c1");
+    let switch = case.switch_over_sockets(&[]);
+    switch.attach("c1", &c1, &[]);
+    let _taken = (case.host.listen(at(HOST, 40_000)), case.host.udp(at(HOST, 40_001)));
+    assert_eq!(switch.tell(&["publish", "c1", "80"]), "80/tcp -> 0.0.0.0:40001\n");
+    assert_eq!(switch.tell(&["publish", "c1", "80/udp"]), "80/udp -> 0.0.0.0:40000\n");
+    let words = ["publish", "c1", "8080:80", "81"];
+    refused(&words, &switch.say(&words), 1, &["0.0.0.0:40000-40001/tcp", "all ports are allocated"]);
+    drop(case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8080)));
+    // On one address the other is free, and of a range the lowest that is.
+    let _lowest = case.host.listen(at(Ipv4Addr::UNSPECIFIED, 7000));
+    let told = switch.tell(&["publish", "c1", "127.0.0.1::81", "7000-7009:80", "8080:80"]);
+    assert_eq!(told, "81/tcp -> 127.0.0.1:40000\n80/tcp -> 0.0.0.0:7001\n");
+    let inside = (c1.listen(at(C1, 80)), c1.listen(at(C1, 81)));
+    for (client, to, listener) in [
+        (&case.world, at(HOST, 40_001), &inside.0),
+        (&case.world, at(HOST, 7001), &inside.0),
+        (&case.host, at(Ipv4Addr::LOCALHOST, 40_000), &inside.1),
+    ] {
+        // By a port of its own: the host has none left to give.
+        let near = client
+            .connect(at(Ipv4Addr::UNSPECIFIED, 5555), to, CONNECTS)
+            .unwrap_or_else(|error| panic!("{to}: {error}"));
+        say(&near, &listener.accept().expect("connected").0, "hello").expect("heard");
+    }
+    // By what was asked, and by what was told.
+    switch.tell(&["unpublish", "c1", "80/udp", "127.0.0.1:40000:81/tcp", "7000-7009:80", "8080:80", "40001:80"]);
+    nothing_published(&case, &switch, &[40_001, 7001, 8080]);
+    let c2 = case.netns("c2");
+    let path = c2.path().display().to_string();
+    let told = switch.tell(&["attach", "c2", "--netns", &path, "-p", "80", "-p", "8081:81"]);
+    assert_eq!(told.lines().skip(1).collect::<Vec<_>>(), ["80/tcp -> 0.0.0.0:40001"]);
+    let inspected = switch.request(r#"{"execute":"inspect","arguments":{"name":"c2"}}"#);
+    assert_eq!(inspected["return"]["published"][0]["host_port"], 8081, "{inspected}");
+    assert_eq!(inspected["return"]["published"][1]["host_port"], 40_001, "{inspected}");
+}
+
+// D14
+fn one_port_is_published_on_distinct_loopback_addresses() {
+    let (case, c1, switch) = one(&[]);
+    let addresses = [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)];
+    for (address, port) in addresses.into_iter().zip([80, 81]) {
+        switch.tell(&["publish", "c1", &format!("{address}:8080:{port}")]);
+    }
+    for (address, port) in addresses.into_iter().zip([80, 81]) {
+        let listener = c1.listen(at(C1, port));
+        let near = case.host.connect(ANY, at(address, 8080), CONNECTS).expect("connected");
+        say(&near, &listener.accept().expect("connected").0, "hello").expect("heard");
+    }
+    let words = ["publish", "c1", "8080:82"];
+    refused(&words, &switch.say(&words), 1, &["0.0.0.0:8080/tcp", "already allocated"]);
+    switch.tell(&["publish", "c1", &format!("{HOST}:8080:82")]);
 }
 
 /// The lines of TCP connections, those that wait for stragglers left out.

@@ -1,11 +1,11 @@
 //! Translation: masquerade, published ports, hairpin, ICMP errors, and who may not be reached.
 
 use pontoon::core::command::{
-    Answer, Applied, Command, CommandError, NetworkConfig, Publication, Query, StaticRule, Transport,
+    Answer, Applied, Command, CommandError, NetworkConfig, PublicationRequest, Query, StaticRule, Transport,
 };
 use pontoon::core::datapath::Config;
 
-use crate::net::{Host, Net, UP, addr, network, publication};
+use crate::net::{Host, Net, UP, addr, chosen, first_of, network, publication};
 use crate::packet::{ACK, FIN, Packet, RST, SYN, error, frame, other, ping, pong, query, tcp, tcp_with, udp, udp_with};
 
 const S1: &str = "198.51.100.5";
@@ -205,7 +205,7 @@ fn two_published_ports_of_one_service_keep_a_clients_connections_apart() {
 #[test]
 fn port_may_be_published_on_one_address_alone() {
     let (mut net, a, b) = pair();
-    let on = |ip: &str| Publication { host_ip: Some(addr(ip)), ..publication(Transport::Tcp, 80, 80) };
+    let on = |ip: &str| PublicationRequest { host_ip: Some(addr(ip)), ..publication(Transport::Tcp, 80, 80) };
     net.apply(Command::Publish { name: "c1".into(), ifname: None, ports: vec![on(UP)] });
     net.apply(Command::Publish { name: "c2".into(), ifname: None, ports: vec![on("172.17.0.1")] });
     net.arrive(&tcp("203.0.113.5:4000", "192.0.2.112:80", SYN));
@@ -244,6 +244,120 @@ fn large_ranges_are_published_and_withdrawn_at_once() {
     assert_eq!(net.apply(Command::Unpublish { name: "c2".into(), ports }), Applied::Flushed(1));
     net.arrive(&udp("203.0.113.5:4000", "192.0.2.112:59999"));
     assert!(net.got(&b).is_empty());
+}
+
+/// A switch whose chosen ports are these.
+fn with_dynamic_ports(range: std::ops::RangeInclusive<u16>) -> Net {
+    let mut net = Net::bare(Config { dynamic_ports: range, ..Config::default() });
+    net.apply(Command::AddNetwork(network("default", "172.17.0.0/16")));
+    net.connect(1500, false);
+    net
+}
+
+// D14
+#[test]
+fn port_without_a_host_port_gets_a_free_one_of_the_range_and_leads_there() {
+    let mut net = with_dynamic_ports(40_000..=40_003);
+    let a = net.attach();
+    net.publish("c1", Transport::Tcp, 40_001, 81);
+    let got = net.try_publish("c1", vec![chosen(Transport::Tcp, 80), chosen(Transport::Tcp, 82)]).unwrap();
+    assert!(got.iter().all(|port| (40_000..=40_003).contains(port) && *port != 40_001) && got[0] != got[1], "{got:?}");
+    for (port, inside) in [(got[0], "172.17.0.2:80"), (got[1], "172.17.0.2:82")] {
+        net.arrive(&tcp("203.0.113.5:4000", &format!("192.0.2.112:{port}"), SYN));
+        assert_eq!(net.got_one(&a).to(), inside);
+    }
+    // UDP has ports of its own, and a full range refuses the whole request.
+    let got = net.try_publish("c1", vec![chosen(Transport::Udp, 53); 4]).unwrap();
+    assert_eq!(got.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+    let before = net.published();
+    let ports = vec![publication(Transport::Tcp, 9, 9), chosen(Transport::Tcp, 1), chosen(Transport::Tcp, 2)];
+    let refused = net.try_publish("c1", ports).unwrap_err();
+    assert!(matches!(refused, CommandError::NoFreePort { first: 40_000, last: 40_003, .. }), "{refused}");
+    assert!(refused.to_string().contains("all ports are allocated"), "{refused}");
+    assert_eq!(net.published(), before);
+}
+
+// D14
+#[test]
+fn range_of_the_host_for_one_port_gives_its_lowest_free_one() {
+    let mut net = Net::new();
+    net.attach();
+    net.publish("c1", Transport::Tcp, 8001, 9);
+    let web = || first_of(Transport::Tcp, 8000, 8003, 80);
+    assert_eq!(net.try_publish("c1", vec![web(), web()]).unwrap(), [8000, 8002]);
+    // What a request names itself is not given away, wherever it stands.
+    assert_eq!(
+        net.try_publish("c1", vec![first_of(Transport::Tcp, 7000, 7001, 80), publication(Transport::Tcp, 7000, 1)])
+            .unwrap(),
+        [7001, 7000]
+    );
+    let before = net.published();
+    let refused = net.try_publish("c1", vec![publication(Transport::Tcp, 9, 9), web(), web()]).unwrap_err().to_string();
+    assert!(refused.contains("0.0.0.0:8000-8003/tcp") && refused.contains("all ports are allocated"), "{refused}");
+    assert_eq!(net.published(), before);
+}
+
+// D14
+// As moby's TestMixAnyWithSpecificHostAddrs.
+#[test]
+fn chosen_port_on_any_address_is_free_on_each_of_them() {
+    let mut net = with_dynamic_ports(40_000..=40_009);
+    net.attach();
+    net.attach();
+    let on = |ip: &str, request| PublicationRequest { host_ip: Some(addr(ip)), ..request };
+    for proto in [Transport::Tcp, Transport::Udp] {
+        let taken: Vec<u16> = (0..4)
+            .flat_map(|_| {
+                net.try_publish("c1", vec![on(UP, chosen(proto, 80)), on("172.17.0.1", chosen(proto, 81))]).unwrap()
+            })
+            .collect();
+        let free = (40_000..=40_009).filter(|port| !taken.contains(port)).count();
+        let any = net.try_publish("c2", vec![chosen(proto, 80); free]).unwrap();
+        assert!(any.iter().all(|port| !taken.contains(port)), "{any:?} of {taken:?}");
+        net.try_publish("c2", vec![chosen(proto, 80)]).unwrap_err();
+    }
+}
+
+// D14
+#[test]
+fn chosen_ports_are_withdrawn_by_what_was_asked_or_by_what_they_became() {
+    let (mut net, _, b) = pair();
+    let range = first_of(Transport::Udp, 7000, 7009, 53);
+    let request = vec![chosen(Transport::Udp, 53), chosen(Transport::Udp, 53), range, chosen(Transport::Udp, 54)];
+    let got = net.try_publish("c2", request).unwrap();
+    for port in &got {
+        net.arrive(&udp("203.0.113.5:4000", &format!("192.0.2.112:{port}")));
+    }
+    assert_eq!(net.got(&b).len(), 4);
+    let withdraw =
+        |name: &str, ports: &[PublicationRequest]| Command::Unpublish { name: name.into(), ports: ports.to_vec() };
+    for (name, ports) in [
+        ("c1", vec![chosen(Transport::Udp, 53)]),
+        ("c2", vec![chosen(Transport::Udp, 53), chosen(Transport::Udp, 55)]),
+        ("c2", vec![range, chosen(Transport::Tcp, 53)]),
+        ("c2", vec![first_of(Transport::Udp, 7000, 7008, 53)]),
+    ] {
+        assert!(matches!(net.try_apply(withdraw(name, &ports)), Err(CommandError::Missing { .. })), "{ports:?}");
+    }
+    assert_eq!(net.published().len(), 4);
+    assert_eq!(net.apply(withdraw("c2", &[chosen(Transport::Udp, 53)])), Applied::Flushed(2), "both that it became");
+    assert_eq!(net.apply(withdraw("c2", &[range])), Applied::Flushed(1));
+    assert_eq!(net.apply(withdraw("c2", &[publication(Transport::Udp, got[3], 54)])), Applied::Flushed(1));
+    assert!(net.published().is_empty());
+}
+
+// D14
+#[test]
+fn chosen_port_and_a_masqueraded_flow_of_the_same_number_do_not_disturb_each_other() {
+    let mut net = with_dynamic_ports(40_000..=40_000);
+    let (a, b) = (net.attach(), net.attach());
+    net.route(&a, &udp("172.17.0.2:40000", "198.51.100.5:53"));
+    assert_eq!(net.left_one().from(), "192.0.2.112:40000");
+    assert_eq!(net.try_publish("c2", vec![chosen(Transport::Udp, 53)]).unwrap(), [40_000]);
+    net.arrive(&udp("198.51.100.5:53", "192.0.2.112:40000"));
+    assert_eq!(net.got_one(&a).to(), "172.17.0.2:40000");
+    net.arrive(&udp("203.0.113.5:53", "192.0.2.112:40000"));
+    assert_eq!(net.got_one(&b).to(), "172.17.0.3:53");
 }
 
 // X19

@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use pontoon::core::command::{
-    Answer, Applied, Command, CommandError, EndpointRequest, FlowView, MacChoice, NetworkConfig, PortView, Publication,
-    Query, SocketUplinkConfig, StatsView, Transport, UplinkConfig,
+    Answer, Applied, Command, CommandError, EndpointRequest, FlowView, HostPort, MacChoice, NetworkConfig, PortView,
+    PublicationRequest, Query, SocketUplinkConfig, StatsView, Transport, UplinkConfig,
 };
 use pontoon::core::datapath::{Config, Datapath};
 use pontoon::core::port::PortId;
@@ -166,8 +166,18 @@ pub fn network(name: &str, subnet: &str) -> NetworkConfig {
     NetworkConfig { subnet: Some(subnet), gateway, ..NetworkConfig::named(name) }
 }
 
-pub fn publication(proto: Transport, host_port: u16, container_port: u16) -> Publication {
-    Publication { proto, host_ip: None, host_port, container_port }
+pub fn publication(proto: Transport, host_port: u16, container_port: u16) -> PublicationRequest {
+    PublicationRequest { proto, host_ip: None, host_port: HostPort::Exactly(host_port), container_port }
+}
+
+/// A publication that leaves its port of the host to the switch.
+pub fn chosen(proto: Transport, container_port: u16) -> PublicationRequest {
+    PublicationRequest { host_port: HostPort::Random, ..publication(proto, 0, container_port) }
+}
+
+/// A publication of the first free port of a range.
+pub fn first_of(proto: Transport, first: u16, last: u16, container_port: u16) -> PublicationRequest {
+    PublicationRequest { host_port: HostPort::FirstOf(first, last), ..publication(proto, 0, container_port) }
 }
 
 pub fn addr(text: &str) -> Addr {
@@ -449,7 +459,20 @@ impl Net {
         ports.into_iter().find(|p| p.port == port).expect("the port is there")
     }
 
-    /// Publishes ports of container `name`.
+    /// Publishes ports of container `name`; the ports of the host that they got.
+    pub fn try_publish(&mut self, name: &str, ports: Vec<PublicationRequest>) -> Result<Vec<u16>, CommandError> {
+        let published = self.try_apply(Command::Publish { name: name.to_owned(), ifname: None, ports })?;
+        let Applied::Published(published) = published else { panic!("{published:?}") };
+        Ok(published.into_iter().map(|p| p.host_port).collect())
+    }
+
+    /// What is published: to whom, by which port of the host, to which of the container.
+    pub fn published(&mut self) -> Vec<(String, u16, u16)> {
+        let Answer::Published(all) = self.query(Query::Published) else { unreachable!() };
+        all.into_iter().map(|p| (p.name, p.publication.host_port, p.publication.container_port)).collect()
+    }
+
+    /// Publishes a port of container `name`.
     pub fn publish(&mut self, name: &str, proto: Transport, host_port: u16, container_port: u16) {
         let ports = vec![publication(proto, host_port, container_port)];
         self.apply(Command::Publish { name: name.to_owned(), ifname: None, ports });

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use pontoon::core::command::{
-    Answer, Applied, Command, CommandError, NetworkConfig, Publication, Query, SocketUplinkConfig, StaticRule,
+    Answer, Applied, Command, CommandError, NetworkConfig, PublicationRequest, Query, SocketUplinkConfig, StaticRule,
     Transport, UplinkConfig,
 };
 use pontoon::core::datapath::Config;
@@ -14,7 +14,7 @@ use pontoon::frame::Caps;
 use pontoon::wire::addr::Addr;
 use pontoon::wire::vnet::VnetHeader;
 
-use crate::net::{Host, Net, addr, network, publication};
+use crate::net::{Host, Net, addr, chosen, first_of, network, publication};
 use crate::packet::{
     ACK, FIN, ICMP, PSH, Packet, RST, SYN, Seen, TCP, UDP, error, frame, other, ping, query, tcp, tcp_with, too_big,
     udp, udp_with,
@@ -154,7 +154,7 @@ fn ask(net: &mut Net, host: &Host, port: u16, to: &str, data: &[u8]) -> Endpoint
     Endpoint { addr: addr(OWN), port: net.host().bound(sent[0].id).port }
 }
 
-fn publish(net: &mut Net, name: &str, ports: Vec<Publication>) -> Result<Applied, CommandError> {
+fn publish(net: &mut Net, name: &str, ports: Vec<PublicationRequest>) -> Result<Applied, CommandError> {
     net.try_apply(Command::Publish { name: name.to_owned(), ifname: None, ports })
 }
 
@@ -776,6 +776,62 @@ fn taken_port_refuses_all_of_a_publication_and_leaves_nothing_open() {
     assert_eq!(net.host().open(), open + 4, "what was let go of can be had");
 }
 
+// D14
+#[test]
+fn chosen_port_is_one_that_the_host_has_free() {
+    let mut net = lab();
+    net.attach();
+    net.host().taken.extend((32_768..=60_999).filter(|port| port % 64 != 0));
+    for proto in [Transport::Tcp, Transport::Udp] {
+        let got = net.try_publish("c1", vec![chosen(proto, 80); 3]).unwrap();
+        assert!(got.iter().all(|port| port % 64 == 0), "{got:?}");
+    }
+    let open = net.host().open();
+    assert_eq!(open, 12, "each for both families");
+    net.host().taken.extend(7000..=7003);
+    let range = |last| vec![first_of(Transport::Tcp, 7000, last, 80)];
+    let refused = net.try_publish("c1", range(7003)).unwrap_err().to_string();
+    assert!(refused.contains("0.0.0.0:7000-7003/tcp failed: all ports are allocated"), "{refused}");
+    assert_eq!(net.host().open(), open);
+    assert_eq!(net.try_publish("c1", range(7004)).unwrap(), [7004]);
+}
+
+// D14, D16
+#[test]
+fn chosen_port_that_cannot_be_had_takes_its_whole_request_back() {
+    let mut net = lab();
+    net.attach();
+    net.host().taken.extend(32_768..=60_999);
+    for proto in [Transport::Tcp, Transport::Udp] {
+        let request = vec![publication(Transport::Tcp, 8080, 80), first_of(proto, 8081, 8082, 80), chosen(proto, 80)];
+        // The host is asked so often and no more, whatever it says.
+        assert!(matches!(net.try_publish("c1", request), Err(CommandError::Bind { failure: Failure::InUse, .. })));
+        assert_eq!((net.host().open(), net.published().len()), (0, 0));
+        let privileged = vec![publication(proto, 8080, 80), first_of(proto, 80, 8081, 80)];
+        let refused = net.try_publish("c1", privileged).unwrap_err().to_string();
+        assert!(refused.contains("ip_unprivileged_port_start"), "{refused}");
+        assert_eq!((net.host().open(), net.published().len()), (0, 0));
+    }
+}
+
+// D14
+// As moby's TestPortMappingOnDistinctLoopbackAddrs.
+#[test]
+fn one_port_is_published_on_distinct_loopback_addresses() {
+    let mut net = lab();
+    net.attach();
+    net.attach();
+    net.host().own.extend([addr("127.0.0.1"), addr("127.0.0.2")]);
+    let on = |ip: &str| PublicationRequest { host_ip: Some(addr(ip)), ..publication(Transport::Tcp, 8080, 80) };
+    publish(&mut net, "c1", vec![on("127.0.0.1")]).unwrap();
+    publish(&mut net, "c2", vec![on("127.0.0.2")]).unwrap();
+    for (name, request) in [("c2", on("127.0.0.1")), ("c1", publication(Transport::Tcp, 8080, 80))] {
+        let refused = publish(&mut net, name, vec![request]).unwrap_err();
+        assert!(matches!(refused, CommandError::PortAllocated { port: 8080, .. }), "{refused}");
+    }
+    assert_eq!(net.host().open(), 2);
+}
+
 #[test]
 fn range_beyond_the_hosts_descriptors_is_refused_before_any_is_opened() {
     let mut net = lab();
@@ -809,7 +865,7 @@ fn privileged_port_is_refused_with_the_name_of_its_sysctl() {
 fn published_address_is_the_hosts_or_a_gateways() {
     let mut net = lab();
     net.attach();
-    let at = |ip: &str, port| Publication { host_ip: Some(addr(ip)), ..publication(Transport::Tcp, port, 80) };
+    let at = |ip: &str, port| PublicationRequest { host_ip: Some(addr(ip)), ..publication(Transport::Tcp, port, 80) };
     assert!(publish(&mut net, "c1", vec![at("198.51.100.77", 8080)]).is_err());
     publish(&mut net, "c1", vec![at(OWN, 8080)]).unwrap();
     assert_eq!(net.host().listeners.values().map(|(at, _)| *at).collect::<Vec<_>>(), [end("192.0.2.10:8080")]);

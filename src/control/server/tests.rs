@@ -14,7 +14,8 @@ use crate::control::client::Client as ApiClient;
 use crate::control::plumber::Plugged;
 use crate::control::protocol::{Call, Nothing};
 use crate::core::command::{
-    Answer, Applied, Command, CommandError, Endpoint, FlowView, Page, PublishedView, Query, StatsView, Traffic,
+    Answer, Applied, Command, CommandError, Endpoint, FlowView, HostPort, Page, Publication, PublishedView, Query,
+    StatsView, Traffic,
 };
 use crate::frame::Caps;
 use crate::io::enter::{self, Target};
@@ -101,17 +102,23 @@ impl Switch for Shared {
                 Ok(Applied::Done)
             }
             Command::Publish { ports, .. } => {
-                if let Some(taken) = ports.iter().find(|one| one.host_port == 80) {
+                if ports.iter().any(|one| one.host_port == HostPort::Exactly(80)) {
                     return Err(CommandError::PortAllocated {
                         host_ip: Addr::V4_UNSPECIFIED,
-                        port: taken.host_port,
+                        port: 80,
                         proto: "tcp",
                         holder: "web".into(),
                     }
                     .into());
                 }
                 self.note(format!("publish {}", ports.len()));
-                Ok(Applied::Done)
+                let published = ports.iter().zip(40_000..).map(|(one, free)| Publication {
+                    proto: one.proto,
+                    host_ip: one.host_ip,
+                    host_port: if let HostPort::Exactly(port) = one.host_port { port } else { free },
+                    container_port: one.container_port,
+                });
+                Ok(Applied::Published(published.collect()))
             }
             Command::FlushFlows { .. } => Ok(Applied::Flushed(3)),
             other => {
@@ -531,12 +538,26 @@ fn an_attachment_is_made_in_order_and_its_addresses_are_told() {
     let told = &answer["return"];
     assert_eq!(told["ip"], "172.17.0.2/16", "{answer}");
     assert_eq!(told["gateway"], "172.17.0.1");
+    assert_eq!(told["published"], json!(["8080:80/tcp", "53:53/udp"]));
     assert_eq!(serving.shared.take_log(), ["reserve c1", "publish 2", "make eth0", "add port 1", "open port 1"]);
     let detached = serving.ask(r#"{"execute":"detach","arguments":{"name":"c1"}}"#);
     assert_eq!(detached["return"]["detached"], json!(["eth0"]));
     assert_eq!(serving.shared.take_log(), ["remove port 1", "detach port 1", "close eth0"]);
     let again = serving.ask(r#"{"execute":"detach","arguments":{"name":"c1"}}"#);
     assert_eq!(class(&again), "Missing");
+}
+
+// D14
+#[test]
+fn the_ports_that_were_chosen_are_told() {
+    let serving = Serving::start();
+    let answer = serving.ask(
+        r#"{"execute":"attach","arguments":{"name":"c1","netns":"/proc/self/ns/net","publish":["8080:80","81","127.0.0.1::90-91/udp"]}}"#,
+    );
+    let told = json!(["8080:80/tcp", "40001:81/tcp", "127.0.0.1:40002:90/udp", "127.0.0.1:40003:91/udp"]);
+    assert_eq!(answer["return"]["published"], told, "{answer}");
+    let answer = serving.ask(r#"{"execute":"publish","arguments":{"name":"c1","ports":["7000-7009:70","7-9:7-9"]}}"#);
+    assert_eq!(answer["return"], json!({"published": ["40000:70/tcp", "7-9:7-9/tcp"]}));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub mod rewrite;
 
 use hashbrown::HashMap;
 
-use super::command::{CommandError, Publication, StaticRule, Transport};
+use super::command::{CommandError, HostPort, Publication, PublicationRequest, StaticRule, Transport};
 use super::conntrack::{FiveTuple, Table};
 use super::hash::{Keyed, Random};
 use super::port::PortId;
@@ -48,8 +48,10 @@ pub const MAX_RULES: usize = 1024;
 /// Where a published port leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// What was asked for.
+    /// What it is.
     pub publication: Publication,
+    /// How its port of the host was asked for.
+    pub asked: HostPort,
     /// The container, for messages.
     pub name: String,
     /// Its port on the switch.
@@ -109,7 +111,16 @@ impl Nat {
         }
     }
 
-    /// Publishes all of `ports` for a container, or none; their tags.
+    /// Is there room for `more` published ports?
+    pub fn has_room(&self, more: usize) -> Result<(), CommandError> {
+        if self.count + more > MAX_PUBLISHED {
+            return Err(CommandError::Full { what: "published ports", limit: MAX_PUBLISHED });
+        }
+        Ok(())
+    }
+
+    /// Publishes all of `ports`, which name their ports of the host, for a container, or none; their tags. There is
+    /// [room](Nat::has_room).
     pub fn publish(
         &mut self,
         name: &str,
@@ -117,9 +128,6 @@ impl Nat {
         ip: Addr,
         ports: &[Publication],
     ) -> Result<Vec<u32>, CommandError> {
-        if self.count + ports.len() > MAX_PUBLISHED {
-            return Err(CommandError::Full { what: "published ports", limit: MAX_PUBLISHED });
-        }
         // Sorted, so that 50,000 ports are not each compared with all others while frames wait (Q04).
         let mut sorted: Vec<_> = ports.iter().collect();
         sorted.sort_by_key(|p| (p.proto, p.host_port));
@@ -137,34 +145,70 @@ impl Nat {
                 }
             }
         }
-        let mut tags = Vec::with_capacity(ports.len());
-        for publication in ports {
-            let tag = self.next_tag;
-            tags.push(tag);
-            self.next_tag = self.next_tag.checked_add(1).unwrap_or(1);
-            let entry = Published { publication: *publication, name: name.to_owned(), port, ip, tag };
-            self.published.entry((publication.proto, publication.host_port)).or_default().push(entry);
-        }
-        self.count += ports.len();
-        Ok(tags)
+        Ok(ports.iter().map(|p| self.enter(name, port, ip, *p, HostPort::Exactly(p.host_port))).collect())
     }
 
-    /// Withdraws all of `ports` of the container, or none; what they were.
-    pub fn unpublish(&mut self, name: &str, ports: &[Publication]) -> Result<Vec<Published>, CommandError> {
+    /// Publishes one port whose number was chosen for what was `asked`; its tag. `None`: another publication has that port.
+    /// There is [room](Nat::has_room).
+    pub fn publish_chosen(
+        &mut self,
+        name: &str,
+        port: PortId,
+        ip: Addr,
+        publication: Publication,
+        asked: HostPort,
+    ) -> Option<u32> {
+        self.holder(&publication).is_none().then(|| self.enter(name, port, ip, publication, asked))
+    }
+
+    fn enter(&mut self, name: &str, port: PortId, ip: Addr, publication: Publication, asked: HostPort) -> u32 {
+        let tag = self.next_tag;
+        self.next_tag = self.next_tag.checked_add(1).unwrap_or(1);
+        self.count += 1;
+        let entry = Published { publication, asked, name: name.to_owned(), port, ip, tag };
+        self.published.entry((publication.proto, publication.host_port)).or_default().push(entry);
+        tag
+    }
+
+    /// Withdraws all of `ports` of the container, or none; what they were. One that does not name its port of the host is
+    /// every port that was chosen for the same words.
+    pub fn unpublish(&mut self, name: &str, ports: &[PublicationRequest]) -> Result<Vec<Published>, CommandError> {
+        let missing = |wanted: &PublicationRequest| CommandError::Missing {
+            what: "published port",
+            name: format!("{} of {name}", request_words(wanted)),
+        };
+        let (mut named, mut chosen) = (Vec::new(), Vec::new());
         for wanted in ports {
-            let there = self.published.get(&(wanted.proto, wanted.host_port)).is_some_and(|entries| {
-                entries.iter().any(|p| p.name == name && binding(&p.publication) == binding(wanted))
-            });
-            if !there {
-                return Err(CommandError::Missing {
-                    what: "published port",
-                    name: format!("{}/{} of {name}", wanted.host_port, transport_name(wanted.proto)),
-                });
+            let PublicationRequest { proto, host_ip, host_port: HostPort::Exactly(host_port), .. } = *wanted else {
+                chosen.push(words(wanted));
+                continue;
+            };
+            let is_it = |p: &Published| p.name == name && p.publication.host_ip == host_ip;
+            if !self.published.get(&(proto, host_port)).is_some_and(|entries| entries.iter().any(is_it)) {
+                return Err(missing(wanted));
+            }
+            named.push((proto, host_port, host_ip));
+        }
+        named.sort_unstable();
+        chosen.sort_unstable();
+        chosen.dedup();
+        let mut there = vec![false; chosen.len()];
+        for p in self.published.values().flatten().filter(|p| p.name == name) {
+            if let Ok(at) = chosen.binary_search(&words(&p.request())) {
+                there[at] = true;
             }
         }
-        let mut gone: Vec<_> = ports.iter().map(binding).collect();
-        gone.sort_unstable();
-        Ok(self.withdraw(|p| p.name == name && gone.binary_search(&binding(&p.publication)).is_ok()))
+        let is_there = |wanted: &PublicationRequest| chosen.binary_search(&words(wanted)).is_ok_and(|at| there[at]);
+        let is_named = |wanted: &PublicationRequest| matches!(wanted.host_port, HostPort::Exactly(_));
+        if let Some(wanted) = ports.iter().find(|wanted| !is_named(wanted) && !is_there(wanted)) {
+            return Err(missing(wanted));
+        }
+        Ok(self.withdraw(|p| {
+            let Publication { proto, host_ip, host_port, .. } = p.publication;
+            p.name == name
+                && (named.binary_search(&(proto, host_port, host_ip)).is_ok()
+                    || chosen.binary_search(&words(&p.request())).is_ok())
+        }))
     }
 
     /// Withdraws all that leads to a port that is gone.
@@ -173,10 +217,21 @@ impl Nat {
     }
 
     /// Withdraws the publications of these tags.
-    pub fn withdraw_tags(&mut self, tags: &[u32]) {
-        let mut gone = tags.to_vec();
-        gone.sort_unstable();
-        self.withdraw(|p| gone.binary_search(&p.tag).is_ok());
+    pub fn withdraw_tags(&mut self, mut tags: Vec<u32>) {
+        tags.sort_unstable();
+        self.withdraw(|p| tags.binary_search(&p.tag).is_ok());
+    }
+
+    /// Withdraws one publication, without a look at the others.
+    pub fn withdraw_one(&mut self, publication: &Publication, tag: u32) {
+        let key = (publication.proto, publication.host_port);
+        let Some(entries) = self.published.get_mut(&key) else { return };
+        let before = entries.len();
+        entries.retain(|p| p.tag != tag);
+        self.count -= before - entries.len();
+        if entries.is_empty() {
+            self.published.remove(&key);
+        }
     }
 
     /// All published ports, by number.
@@ -360,9 +415,26 @@ fn conflicts(a: &Publication, b: &Publication) -> bool {
     a.proto == b.proto && a.host_port == b.host_port && overlap
 }
 
-/// What a publication takes, whatever it leads to.
-fn binding(p: &Publication) -> (Transport, u16, Option<Addr>) {
-    (p.proto, p.host_port, p.host_ip)
+impl Published {
+    fn request(&self) -> PublicationRequest {
+        let Publication { proto, host_ip, container_port, .. } = self.publication;
+        PublicationRequest { proto, host_ip, host_port: self.asked, container_port }
+    }
+}
+
+/// All that a request says, in an order.
+fn words(p: &PublicationRequest) -> (Transport, HostPort, Option<Addr>, u16) {
+    (p.proto, p.host_port, p.host_ip, p.container_port)
+}
+
+/// A request, for messages.
+fn request_words(p: &PublicationRequest) -> String {
+    let (container, proto) = (p.container_port, transport_name(p.proto));
+    match p.host_port {
+        HostPort::Exactly(host) => format!("{host}/{proto}"),
+        HostPort::FirstOf(first, last) => format!("{first}-{last}:{container}/{proto}"),
+        HostPort::Random => format!(":{container}/{proto}"),
+    }
 }
 
 /// The lower-case name.
