@@ -232,7 +232,8 @@ impl Datapath {
             .insert(Port::pending(role, rate, now))
             .ok_or(CommandError::Full { what: "ports", limit: super::network::MAX_PORTS })?;
         let net = self.network_mut(id);
-        net.ports.push(port);
+        let place = net.ports.partition_point(|other| *other < port);
+        net.ports.insert(place, port);
         net.owners.claim(Owner::Port(port), mac, ip);
         if let (None, Some(lowest)) = (wanted, ip) {
             net.taken_below = lowest.low32() + 1; // under the broadcast address
@@ -482,10 +483,12 @@ impl Datapath {
                     .collect(),
             ),
             Query::Rules => Answer::Rules(self.nat.rules().to_vec()),
-            Query::Fdb { cursor, max } => Answer::Fdb(page(self.fdb_rows(now), cursor, max)),
+            Query::Fdb { cursor, max } => Answer::Fdb(self.fdb_page(cursor, max.clamp(1, MAX_PAGE), now)),
             Query::Flows { cursor, max } => Answer::Flows(self.flow_page(cursor, max, now)),
             Query::Routes => Answer::Routes(self.routes.list().into_iter().map(|r| self.route_view(r)).collect()),
-            Query::Neighbours { cursor, max } => Answer::Neighbours(page(self.neighbour_rows(now), cursor, max)),
+            Query::Neighbours { cursor, max } => {
+                Answer::Neighbours(self.neighbour_page(cursor, max.clamp(1, MAX_PAGE), now))
+            },
             Query::Stats => Answer::Stats(self.stats()),
         }
     }
@@ -517,33 +520,53 @@ impl Datapath {
         self.ports.get(port).and_then(|p| p.attachment()).map_or_else(|| "uplink".to_owned(), |a| a.name.clone())
     }
 
-    fn fdb_rows(&self, now: Instant) -> Vec<FdbView> {
+    /// Whole ports, until there are `max` rows: what one port may have learned bounds a page. The cursor is the network, and
+    /// the port to begin with.
+    fn fdb_page(&self, cursor: u64, max: usize, now: Instant) -> Page<FdbView> {
+        let (from, first) = split_cursor(cursor);
         let mut rows = Vec::new();
-        for net in self.networks.iter().flatten() {
-            rows.extend(net.fdb.stations(now).into_iter().map(|(mac, station)| FdbView {
-                network: net.config.name.clone(),
-                mac,
-                port: station.port,
-                name: self.name_of(station.port),
-                permanent: station.permanent,
-                age_seconds: now.since(station.seen).as_secs(),
-            }));
+        for (at, net) in (from..).zip(self.networks.get(from as usize..).unwrap_or_default()) {
+            let Some(net) = net else { continue };
+            let known = if at == from { net.ports.partition_point(|port| port.0 < first) } else { 0 };
+            for port in &net.ports[known..] {
+                if rows.len() >= max {
+                    return Page { rows, next: Some(u64::from(at) << 32 | u64::from(port.0)) };
+                }
+                let Some(own) = self.ports.get(*port).and_then(|p| p.attachment()).map(|a| a.mac) else { continue };
+                rows.extend(net.fdb.stations_of(*port, own, now).into_iter().map(|(mac, station)| FdbView {
+                    network: net.config.name.clone(),
+                    mac,
+                    port: station.port,
+                    name: self.name_of(station.port),
+                    permanent: station.permanent,
+                    age_seconds: now.since(station.seen).as_secs(),
+                }));
+            }
         }
-        rows
+        Page { rows, next: None }
     }
 
-    fn neighbour_rows(&self, now: Instant) -> Vec<NeighbourView> {
+    /// The cursor is the network, and how many of its neighbours have been told.
+    fn neighbour_page(&self, cursor: u64, max: usize, now: Instant) -> Page<NeighbourView> {
+        let (from, told) = split_cursor(cursor);
         let mut rows = Vec::new();
-        for net in self.networks.iter().flatten() {
-            rows.extend(net.neighbours.list(now).into_iter().map(|(ip, mac, state, held)| NeighbourView {
+        for (at, net) in (from..).zip(self.networks.get(from as usize..).unwrap_or_default()) {
+            let Some(net) = net else { continue };
+            let skip = if at == from { told as usize } else { 0 };
+            let (listed, more) = net.neighbours.list(skip, max - rows.len(), now);
+            let end = skip + listed.len();
+            rows.extend(listed.into_iter().map(|(ip, mac, state, held)| NeighbourView {
                 network: net.config.name.clone(),
                 ip,
                 mac,
                 state,
                 held,
             }));
+            if more {
+                return Page { rows, next: Some(u64::from(at) << 32 | end as u64) };
+            }
         }
-        rows
+        Page { rows, next: None }
     }
 
     /// Tracked flows first, then those over host sockets: the upper half of the cursor says which.
@@ -651,13 +674,9 @@ fn network_view(net: &Network) -> NetworkView {
     }
 }
 
-fn page<T>(rows: Vec<T>, cursor: u64, max: usize) -> Page<T> {
-    let max = max.clamp(1, MAX_PAGE);
-    let skip = usize::try_from(cursor).unwrap_or(usize::MAX);
-    let total = rows.len();
-    let rows: Vec<T> = rows.into_iter().skip(skip).take(max).collect();
-    let end = skip.saturating_add(rows.len());
-    Page { rows, next: (end < total).then_some(end as u64) }
+/// The network of a cursor, and where in it.
+fn split_cursor(cursor: u64) -> (u32, u32) {
+    ((cursor >> 32) as u32, cursor as u32) // the halves
 }
 
 fn check_name(field: &'static str, name: &str, max: usize) -> Result<(), CommandError> {

@@ -110,6 +110,9 @@ pub enum Event {
     Failed { addr: Addr, held: Vec<Held> },
 }
 
+/// A neighbour in a listing: its MAC, its state, how many packets wait.
+pub type Row = (Addr, Option<Mac>, &'static str, usize);
+
 /// The neighbours of one network's gateway.
 pub struct Neighbours {
     entries: HashMap<Addr, Entry, Keyed>,
@@ -325,8 +328,9 @@ impl Neighbours {
         events
     }
 
-    /// Rows for listings, by address: MAC, state, packets that wait.
-    pub fn list(&self, now: Instant) -> Vec<(Addr, Option<Mac>, &'static str, usize)> {
+    /// Rows for listings, by address. Those after the first `skip`, `max` at most; and whether
+    /// there are more. Looks at each address once, and puts in order only what it gives.
+    pub fn list(&self, skip: usize, max: usize, now: Instant) -> (Vec<Row>, bool) {
         let state = |e: &Entry| match e {
             Entry { permanent: true, .. } => "permanent",
             Entry { mac: None, .. } => "incomplete",
@@ -334,9 +338,20 @@ impl Neighbours {
             _ if now.since(e.confirmed) < REACHABLE => "reachable",
             _ => "stale",
         };
-        let mut rows: Vec<_> = self.entries.iter().map(|(a, e)| (*a, e.mac, state(e), e.held.len())).collect();
-        rows.sort_unstable_by_key(|row| row.0);
-        rows
+        let mut addresses: Vec<Addr> = self.entries.keys().copied().collect();
+        if skip >= addresses.len() {
+            return (Vec::new(), false);
+        }
+        addresses.select_nth_unstable(skip);
+        let rest = &mut addresses[skip..];
+        let more = rest.len() > max;
+        if more {
+            rest.select_nth_unstable(max);
+        }
+        let given = rest.len().min(max);
+        rest[..given].sort_unstable();
+        let row = |addr: &Addr| self.entries.get(addr).map(|e| (*addr, e.mac, state(e), e.held.len()));
+        (rest[..given].iter().filter_map(row).collect(), more)
     }
 
     /// One fewer of what `port` has said.

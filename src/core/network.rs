@@ -31,7 +31,7 @@ pub struct Network {
     pub taken_below: u32,
     /// The gateway's neighbours.
     pub neighbours: Neighbours,
-    /// Its ports, in the order they came.
+    /// Its ports, sorted.
     pub ports: Vec<PortId>,
 }
 

@@ -173,6 +173,33 @@ fn group_or_zero_source_is_dropped_and_not_learned() {
     assert_eq!(page.rows.len(), 3);
 }
 
+#[test]
+fn listing_in_pages_tells_every_station_once() {
+    let mut net = Net::new();
+    net.add_network(network("other", "10.1.0.0/24"));
+    let gone = net.attach();
+    let mut hosts: Vec<_> = (0..4).map(|_| net.attach()).collect();
+    // A port in a slot that was another's before.
+    net.apply(Command::Detach { port: gone.port });
+    hosts.extend([net.attach(), net.attach_to("other")]);
+    for (at, host) in (0u8..).zip(&hosts) {
+        for n in 0..11 {
+            net.send(host, &frame(Mac::BROADCAST, Mac([0x06, 0, 0, 0, at, n]), LOCAL, b"hello"));
+        }
+    }
+    for max in [1, 7, 12, 100] {
+        let (mut told, mut cursor) = (Vec::new(), Some(0));
+        while let Some(from) = cursor {
+            let Answer::Fdb(page) = net.query(Query::Fdb { cursor: from, max }) else { unreachable!() };
+            assert!(page.rows.len() < max + 12, "one port's more at most");
+            told.extend(page.rows.iter().map(|row| (row.port, row.mac)));
+            cursor = page.next;
+        }
+        let all: std::collections::BTreeSet<_> = told.iter().collect();
+        assert_eq!((told.len(), all.len()), (6 * 12, 6 * 12), "of {max}");
+    }
+}
+
 // B11
 #[test]
 fn nobody_takes_the_gateways_mac() {

@@ -131,6 +131,29 @@ fn packets_to_dead_neighbours_are_bounded_and_all_accounted_for() {
     assert_eq!(page.rows.len(), 1, "all are forgotten");
 }
 
+#[test]
+fn listing_in_pages_tells_every_neighbour_once_and_in_order() {
+    let mut net = Net::new();
+    net.add_network(network("other", "10.1.0.0/24"));
+    for _ in 0..9 {
+        net.attach();
+        net.attach_to("other");
+    }
+    for max in [1, 4, 9, 18, 4096] {
+        let (mut told, mut cursor) = (Vec::new(), Some(0));
+        while let Some(from) = cursor {
+            let Answer::Neighbours(page) = net.query(Query::Neighbours { cursor: from, max }) else { unreachable!() };
+            assert!(page.rows.len() <= max);
+            told.extend(page.rows.into_iter().map(|row| (row.network, row.ip)));
+            cursor = page.next;
+        }
+        let ip = |text: String| addr(&text);
+        let first = (2..11).map(|n| ("default".to_owned(), ip(format!("172.17.0.{n}"))));
+        let all: Vec<_> = first.chain((2..11).map(|n| ("other".to_owned(), ip(format!("10.1.0.{n}"))))).collect();
+        assert_eq!(told, all, "of {max}");
+    }
+}
+
 // R30
 #[test]
 fn packet_waits_for_its_neighbour_and_goes_when_it_answers() {

@@ -108,13 +108,15 @@ impl Fdb {
         self.stations.is_empty()
     }
 
-    /// The stations that have not aged, in the order of their addresses; for listings.
-    pub fn stations(&self, now: Instant) -> Vec<(Mac, Station)> {
-        let mut all: Vec<_> = self
-            .stations
-            .iter()
+    /// The stations behind `port`, whose own address is `own`, that have not aged; in the order of their addresses, for
+    /// listings.
+    pub fn stations_of(&self, port: PortId, own: Mac, now: Instant) -> Vec<(Mac, Station)> {
+        let learned = self.learned.get(&port).into_iter().flatten().copied();
+        let permanent = |mac: &Mac| self.stations.get(mac).is_some_and(|s| s.permanent && s.port == port);
+        let mut all: Vec<_> = learned
+            .chain(Some(own).filter(permanent))
+            .filter_map(|mac| Some((mac, *self.stations.get(&mac)?)))
             .filter(|(_, s)| s.permanent || now.since(s.seen) < self.ageing)
-            .map(|(mac, s)| (*mac, *s))
             .collect();
         all.sort_unstable_by_key(|(mac, _)| *mac);
         all
