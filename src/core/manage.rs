@@ -1,5 +1,7 @@
 //! Commands and queries: how the state is changed and looked at. A command is checked whole before it changes anything.
 
+use std::collections::VecDeque;
+
 use super::bridge::guard::Owner;
 use super::command::{
     Answer, Applied, Command, CommandError, Endpoint, EndpointRequest, FdbView, FlowView, MacChoice, NeighbourView,
@@ -9,6 +11,7 @@ use super::command::{
 use super::conntrack::{Direction, OwnerId};
 use super::counters::DropReason;
 use super::datapath::{ANNOUNCEMENTS, Datapath, Uplink};
+use super::flush::Progress;
 use super::nat::MAX_RULES;
 use super::neigh::Held;
 use super::network::{Attachment, Network, NetworkId, Port, PortState, Role};
@@ -39,17 +42,20 @@ pub(super) fn missing(what: &'static str, name: &str) -> CommandError {
 }
 
 impl Datapath {
-    /// Applies a command whole, or refuses it whole.
-    pub fn apply(&mut self, command: Command, now: Instant, world: &mut dyn World) -> Result<Applied, CommandError> {
+    /// A command that removes no flows, or few.
+    pub(super) fn apply_at_once(
+        &mut self,
+        command: Command,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<Applied, CommandError> {
         match command {
             Command::AddNetwork(config) => self.add_network(config),
             Command::RemoveNetwork { name } => self.remove_network(&name),
             Command::Reserve(request) => self.reserve(request, now).map(Applied::Reserved),
             Command::Open { port, caps } => self.open(port, caps, now, world),
             Command::Link { port, up } => self.set_link(port, up),
-            Command::Detach { port } => self.detach(port, now, world),
             Command::Publish { name, ifname, ports } => self.publish(&name, ifname.as_deref(), &ports, now, world),
-            Command::Unpublish { name, ports } => self.unpublish(&name, &ports, now, world),
             Command::SetUplink(config) => self.set_uplink(config, now),
             Command::SetSocketUplink(config) => self.set_socket_uplink(&config, now, world),
             Command::AddRule(rule) => self.add_rule(rule),
@@ -82,7 +88,9 @@ impl Datapath {
                 }
                 Some(Target::Network(_)) | None => Err(missing("route by the uplink to", &dst.to_string())),
             },
-            Command::FlushFlows { name } => self.flush_flows(name.as_deref(), now, world),
+            Command::Detach { .. } | Command::Unpublish { .. } | Command::FlushFlows { .. } => {
+                unreachable!("`Datapath::start` does these in steps")
+            }
         }
     }
 
@@ -343,16 +351,19 @@ impl Datapath {
         Ok(Applied::Done)
     }
 
-    fn detach(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> Result<Applied, CommandError> {
+    pub(super) fn detach(
+        &mut self,
+        port: PortId,
+        now: Instant,
+        world: &mut dyn World,
+    ) -> Result<Progress, CommandError> {
         let entry = self.ports.remove(port).ok_or_else(|| missing("port", &port.to_string()))?;
         self.departed.absorb(&entry.counters);
         self.announcing.remove(&(entry.announce.1, port));
         self.frags.forget(port);
-        let mut flushed = self.flows.remove_owner(OwnerId(port.0));
         let tags: Vec<u32> = self.nat.withdraw_port(port).iter().map(|p| p.tag).collect();
         self.close_doors(&tags, now, world);
-        flushed += self.detach_sockets(port, now, world);
-        flushed += self.flows.remove_tags(tags); // hairpin flows are charged to their clients
+        let mut gone = self.detach_sockets(port, now, world);
         match entry.role {
             Role::Endpoint(attachment) => {
                 let net = self.network_mut(attachment.network);
@@ -367,11 +378,12 @@ impl Datapath {
             }
             Role::Uplink => {
                 self.uplink = None;
-                flushed += self.drop_socket_uplink(now, world);
-                flushed += self.remove_all_flows(); // the next uplink may have another address (R29)
+                gone += self.drop_socket_uplink(now, world);
+                gone += self.remove_all_flows(); // the next uplink may have another address (R29)
             }
         }
-        Ok(Applied::Flushed(flushed))
+        // By tag as well: hairpin flows are charged to their clients.
+        Ok(self.remove_flows(Some(vec![OwnerId(port.0)]), tags, VecDeque::new(), gone, now, world))
     }
 
     /// Is `ip` the gateway's in one of the networks?
@@ -448,21 +460,20 @@ impl Datapath {
         Ok(Applied::Done)
     }
 
-    fn flush_flows(
+    pub(super) fn flush_flows(
         &mut self,
         name: Option<&str>,
         now: Instant,
         world: &mut dyn World,
-    ) -> Result<Applied, CommandError> {
+    ) -> Result<Progress, CommandError> {
         let is_meant = |p: &Port| name.is_none_or(|name| p.attachment().is_some_and(|a| a.name == name));
         let owners: Vec<PortId> = self.ports.iter().filter(|(_, p)| is_meant(p)).map(|(id, _)| id).collect();
         if let (Some(name), []) = (name, &owners[..]) {
             return Err(missing("endpoint", name));
         }
-        let flushed = owners
-            .into_iter()
-            .map(|owner| self.flows.remove_owner(OwnerId(owner.0)) + self.flush_sockets(owner, now, world));
-        Ok(Applied::Flushed(flushed.sum()))
+        let over_sockets = owners.iter().map(|owner| (*owner, self.socket_flows_of(*owner))).collect();
+        let charged = name.map(|_| owners.iter().map(|owner| OwnerId(owner.0)).collect());
+        Ok(self.remove_flows(charged, Vec::new(), over_sockets, 0, now, world))
     }
 
     fn remove_all_flows(&mut self) -> usize {
@@ -488,7 +499,7 @@ impl Datapath {
             Query::Routes => Answer::Routes(self.routes.list().into_iter().map(|r| self.route_view(r)).collect()),
             Query::Neighbours { cursor, max } => {
                 Answer::Neighbours(self.neighbour_page(cursor, max.clamp(1, MAX_PAGE), now))
-            },
+            }
             Query::Stats => Answer::Stats(self.stats()),
         }
     }

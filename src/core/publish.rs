@@ -16,8 +16,11 @@
 //! # Limits
 //! [`TRIES`] random ports, then all others of the range in a row; [`REFUSALS`] binds of one request that the host may refuse.
 
+use std::collections::VecDeque;
+
 use super::command::{Applied, CommandError, HostPort, Publication, PublicationRequest};
 use super::datapath::Datapath;
+use super::flush::Progress;
 use super::hash::Random;
 use super::manage::{invalid, missing};
 use super::nat::transport_name;
@@ -124,10 +127,10 @@ impl Datapath {
         ports: &[PublicationRequest],
         now: Instant,
         world: &mut dyn World,
-    ) -> Result<Applied, CommandError> {
+    ) -> Result<Progress, CommandError> {
         let tags: Vec<u32> = self.nat.unpublish(name, ports)?.iter().map(|p| p.tag).collect();
         self.close_doors(&tags, now, world);
-        Ok(Applied::Flushed(self.flows.remove_tags(tags)))
+        Ok(self.remove_flows(Some(Vec::new()), tags, VecDeque::new(), 0, now, world))
     }
 
     /// The container's port and address that connections go to: the first behind a gateway.

@@ -409,20 +409,27 @@ impl Datapath {
         self.forward(ingress, &mut frame, now, world)
     }
 
-    /// Ends all flows of a container, whose published ports stay; how many there were.
-    pub(super) fn flush_sockets(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> usize {
+    /// Ends flows of a container, `most` at most; its published ports stay. How many there were.
+    pub(super) fn flush_sockets(&mut self, port: PortId, most: usize, now: Instant, world: &mut dyn World) -> usize {
         self.with_engines(now, world, |engines, lower| {
             engines.reassembly.detach(port);
-            engines.tcp.end_flows(port, now, lower)
-                + engines.udp.end_flows(port, lower)
-                + engines.ping.end_flows(port, lower)
+            let mut ended = engines.tcp.end_flows(port, most, now, lower);
+            ended += engines.udp.end_flows(port, most - ended, lower);
+            ended + engines.ping.end_flows(port, most - ended, lower)
         })
         .unwrap_or(0)
     }
 
+    /// How many flows over host sockets a container has.
+    pub(super) fn socket_flows_of(&self, port: PortId) -> usize {
+        self.socket_uplink
+            .as_ref()
+            .map_or(0, |uplink| uplink.tcp.flows_of(port) + uplink.udp.flows_of(port) + uplink.ping.flows_of(port))
+    }
+
     /// A container is gone, and all that it had of the host's; how many flows there were.
     pub(super) fn detach_sockets(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> usize {
-        let ended = self.flush_sockets(port, now, world);
+        let ended = self.flush_sockets(port, usize::MAX, now, world);
         self.with_engines(now, world, |engines, lower| {
             engines.tcp.detach(port, now, lower);
             engines.udp.detach(port, lower);

@@ -53,6 +53,7 @@ use super::tap::{ReadError, TapPort, WriteError};
 use super::uplink::Uplink;
 use crate::core::command::{Answer, Applied, Command, Query, SocketUplinkConfig, UplinkConfig};
 use crate::core::datapath::{Config, Datapath};
+use crate::core::flush::{Progress, Unfinished};
 use crate::core::port::PortId;
 use crate::core::socket::{Ready, Sockets};
 use crate::core::time::Instant;
@@ -282,6 +283,7 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
         datapath: Datapath::new(start.config, start.seed, clock.now()),
         wire: Wire { devices: Devices::default(), outbox: Outbox::new(), sockets: None, capture: None },
         ready: VecDeque::new(),
+        unfinished: VecDeque::new(),
         clock,
         notifier: start.notifier,
         buf: vec![0; BUFFER_LEN],
@@ -368,6 +370,8 @@ struct Reactor {
     wire: Wire,
     /// Ports with frames to read, in the order they are served.
     ready: VecDeque<PortId>,
+    /// Commands whose flows are still being removed: a step each turn.
+    unfinished: VecDeque<(Unfinished, Sender<Result<Applied, SwitchError>>)>,
     clock: Clock,
     notifier: Notifier,
     /// One frame, with headroom.
@@ -402,7 +406,8 @@ impl Reactor {
         let now = self.clock.now();
         let due = self.datapath.next_timeout();
         let sockets_due = self.wire.sockets.as_ref().and_then(HostSockets::next_timeout);
-        let timeout = if !self.ready.is_empty() || !self.jobs.is_empty() || self.sockets_waiting() > 0 {
+        let has_work = !self.ready.is_empty() || !self.jobs.is_empty() || !self.unfinished.is_empty();
+        let timeout = if has_work || self.sockets_waiting() > 0 {
             Some(std::time::Duration::ZERO)
         } else {
             due.into_iter().chain(sockets_due).min().map(|at| at.since(now))
@@ -435,6 +440,11 @@ impl Reactor {
                 }
                 Err(_) => break,
             }
+        }
+        if let Some((unfinished, answer)) = self.unfinished.pop_front() {
+            let progress = self.datapath.proceed(unfinished, now, &mut self.wire);
+            self.go_on(progress, answer);
+            self.flush();
         }
         let ports = self.ready.len();
         for _ in 0..ports {
@@ -608,10 +618,12 @@ impl Reactor {
         let now = self.clock.now();
         // An asker that has given up waiting is none of our business: the sends below may fail.
         match job {
-            Job::Apply(command, answer) => {
-                let applied = self.datapath.apply(command, now, &mut self.wire);
-                let _ = answer.send(applied.map_err(SwitchError::from));
-            }
+            Job::Apply(command, answer) => match self.datapath.start(command, now, &mut self.wire) {
+                Ok(progress) => self.go_on(progress, answer),
+                Err(why) => {
+                    let _ = answer.send(Err(why.into()));
+                }
+            },
             Job::Query(query, answer) => {
                 let _ = answer.send(self.datapath.query(&query, now));
             }
@@ -632,6 +644,16 @@ impl Reactor {
                 let _ = answer.send(started.map(|capture| std::mem::replace(&mut self.wire.capture, capture)));
             }
             Job::Shutdown => self.stop = true,
+        }
+    }
+
+    /// Answers a command that is done; one that is not goes on in a later turn.
+    fn go_on(&mut self, progress: Progress, answer: Sender<Result<Applied, SwitchError>>) {
+        match progress {
+            Progress::Done(applied) => {
+                let _ = answer.send(Ok(applied)); // an asker that has given up
+            }
+            Progress::More(unfinished) => self.unfinished.push_back((unfinished, answer)),
         }
     }
 

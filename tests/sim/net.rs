@@ -8,6 +8,7 @@ use pontoon::core::command::{
     PublicationRequest, Query, SocketUplinkConfig, StatsView, Transport, UplinkConfig,
 };
 use pontoon::core::datapath::{Config, Datapath};
+use pontoon::core::flush::{Progress, Unfinished};
 use pontoon::core::port::PortId;
 use pontoon::core::socket::{Ready, Sockets};
 use pontoon::core::time::Instant;
@@ -216,6 +217,16 @@ impl Net {
 
     pub fn try_apply(&mut self, command: Command) -> Result<Applied, CommandError> {
         self.dp.apply(command, self.now, &mut self.world)
+    }
+
+    /// The first step of a command.
+    pub fn start(&mut self, command: Command) -> Progress {
+        self.dp.start(command, self.now, &mut self.world).unwrap()
+    }
+
+    /// The next one.
+    pub fn proceed(&mut self, unfinished: Unfinished) -> Progress {
+        self.dp.proceed(unfinished, self.now, &mut self.world)
     }
 
     #[track_caller]

@@ -9,6 +9,7 @@ use pontoon::core::command::{
     Transport, UplinkConfig,
 };
 use pontoon::core::datapath::Config;
+use pontoon::core::flush::Progress;
 use pontoon::core::socket::{Close, DatagramError, Endpoint, Failure};
 use pontoon::frame::Caps;
 use pontoon::wire::addr::Addr;
@@ -948,6 +949,32 @@ fn successor_with_the_same_address_inherits_nothing() {
         Conn::open(&mut net, &b, port, to).talk(&mut net, to);
     }
     assert!(net.flows().iter().all(|f| f.name == "c2"), "{:?}", net.flows());
+}
+
+#[test]
+fn flush_of_many_flows_over_host_sockets_takes_steps() {
+    let mut net = lab();
+    let (a, b) = (net.attach(), net.attach());
+    for port in 1..=150 {
+        ask(&mut net, &a, 5000, &format!("198.51.100.53:{port}"), b"question");
+        Conn::open(&mut net, &a, 40_000 + port, &format!("198.51.100.5:{port}"));
+    }
+    let mut kept = Conn::open(&mut net, &b, 40_000, "198.51.100.5:8002");
+    let mut progress = net.start(Command::FlushFlows { name: Some("c1".to_owned()) });
+    let mut steps = 1;
+    let flushed = loop {
+        match progress {
+            Progress::Done(applied) => break applied,
+            Progress::More(unfinished) => {
+                assert!(net.flows().len() <= 301 - 64 * steps.min(4), "{steps}");
+                kept.talk(&mut net, "198.51.100.5:8002");
+                progress = net.proceed(unfinished);
+                steps += 1;
+            }
+        }
+    };
+    assert_eq!((flushed, steps >= 5), (Applied::Flushed(300), true));
+    assert_eq!((net.host().open(), net.flows().len()), (1, 1));
 }
 
 #[test]

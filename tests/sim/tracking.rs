@@ -1,9 +1,11 @@
 //! Connection tracking as the datapath shows it: flags, windows, resets, timers, and a full table.
 
-use pontoon::core::command::{Command, Transport};
+use pontoon::core::command::{Applied, Command, Transport};
+use pontoon::core::conntrack::STEP_REMOVALS;
 use pontoon::core::datapath::Config;
+use pontoon::core::flush::Progress;
 
-use crate::net::{Host, Net, network};
+use crate::net::{Host, Net, network, publication};
 use crate::packet::{ACK, FIN, PSH, RST, SYN, Seen, tcp, tcp_with, udp};
 
 const C: &str = "172.17.0.2:4000";
@@ -337,4 +339,62 @@ fn flows_of_one_container_or_all_are_flushed_by_command() {
     net.apply(Command::FlushFlows { name: None });
     assert!(net.flows().is_empty());
     assert!(net.try_apply(Command::FlushFlows { name: Some("nobody".to_owned()) }).is_err());
+}
+
+// X19
+#[test]
+fn frames_pass_between_the_steps_of_a_command_that_removes_many_flows() {
+    const MANY: u16 = STEP_REMOVALS as u16 + 1000;
+    let publish = publication(Transport::Udp, 53, 53);
+    for which in 0..4 {
+        let mut config = Config::default();
+        config.conntrack.quota = Some(4096);
+        let mut net = Net::bare(config);
+        net.add_network(network("default", "172.17.0.0/16"));
+        net.connect(1500, false);
+        let (a, b) = (net.attach(), net.attach());
+        net.publish("c1", Transport::Udp, 53, 53);
+        for n in 0..MANY {
+            // Every flow came by the published port, and is charged to the container.
+            net.arrive(&udp(&format!("203.0.113.5:{}", 1024 + n), "192.0.2.112:53"));
+        }
+        net.got(&a);
+        net.route(&b, &udp("172.17.0.3:1", "198.51.100.6:2"));
+        let kept = which == 1;
+        let command = match which {
+            0 => Command::FlushFlows { name: None },
+            1 => Command::FlushFlows { name: Some("c1".to_owned()) },
+            2 => Command::Unpublish { name: "c1".to_owned(), ports: vec![publish] },
+            _ => Command::Detach { port: a.port },
+        };
+        let mut progress = net.start(command);
+        let (mut steps, mut new) = (1, 0);
+        net.left();
+        let flushed = loop {
+            match progress {
+                Progress::Done(applied) => break applied,
+                Progress::More(unfinished) => {
+                    net.secs(1);
+                    // What was there goes on as long as it is there, and what begins now stays.
+                    net.route(&b, &udp("172.17.0.3:5", &format!("198.51.100.6:{}", 100 + steps)));
+                    assert_eq!(net.left_one().to(), format!("198.51.100.6:{}", 100 + steps));
+                    if steps == 1 && kept {
+                        for client in [1023 + MANY, 1024 + MANY] {
+                            net.arrive(&udp(&format!("203.0.113.5:{client}"), "192.0.2.112:53"));
+                        }
+                        assert_eq!(net.got(&a).len(), 2);
+                    }
+                    new += 1;
+                    steps += 1;
+                    progress = net.proceed(unfinished);
+                }
+            }
+        };
+        let others = usize::from(which == 0);
+        assert_eq!(flushed, Applied::Flushed(usize::from(MANY) + others), "{which}");
+        assert!(steps >= 2, "{which}: {steps} steps");
+        assert_eq!(net.flows().len(), new + 1 - others + usize::from(kept), "{which}");
+        let of_c1 = net.flows().iter().filter(|f| f.name != "c2").count();
+        assert_eq!(of_c1, usize::from(kept), "{which}");
+    }
 }

@@ -41,7 +41,7 @@ pub mod tuple;
 
 pub use flow::{Flow, Line};
 pub use segment::Segment;
-pub use table::{Config, LIMIT_MAX, Page, Stats, Table};
+pub use table::{Config, LIMIT_MAX, Page, Purge, STEP_LOOKS, STEP_REMOVALS, Stats, Table};
 pub use tcp::State;
 pub use timeouts::Timeouts;
 pub use tuple::{FiveTuple, Query};
@@ -84,7 +84,7 @@ pub struct Tentative {
     pub reply: FiveTuple,
     /// Who is charged.
     pub owner: OwnerId,
-    /// The published-port rule that made it; 0 is none. For [`Table::remove_tags`].
+    /// The published-port rule that made it; 0 is none. For a [`Purge`].
     pub tag: u32,
 }
 

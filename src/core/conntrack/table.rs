@@ -137,6 +137,42 @@ pub struct Page<'a> {
     pub next: Option<u32>,
 }
 
+/// Flows that are to be removed in steps of [`Table::purge`]: those that are there when it begins. One that begins later is
+/// passed over, and the pass is as long as the table has ever been.
+#[derive(Debug)]
+pub struct Purge {
+    /// Who is charged for them, sorted; `None`: whoever.
+    owners: Option<Vec<OwnerId>>,
+    /// Sorted.
+    tags: Vec<u32>,
+    since: Instant,
+    /// The slot to look at next.
+    next: u32,
+    removed: usize,
+}
+
+impl Purge {
+    /// Of the flows that any of `owners` is charged for (`None`: all flows), and of those of any of `tags`.
+    pub fn new(owners: Option<Vec<OwnerId>>, mut tags: Vec<u32>, now: Instant) -> Purge {
+        tags.sort_unstable();
+        let owners = owners.map(|mut owners| {
+            owners.sort_unstable();
+            owners
+        });
+        Purge { owners, tags, since: now, next: 0, removed: 0 }
+    }
+
+    /// Flows that are gone so far.
+    pub fn removed(&self) -> usize {
+        self.removed
+    }
+
+    fn is_of(&self, flow: &Flow) -> bool {
+        let charged = self.owners.as_ref().is_none_or(|owners| owners.binary_search(&flow.owner).is_ok());
+        (charged || flow.tag != 0 && self.tags.binary_search(&flow.tag).is_ok()) && flow.created <= self.since
+    }
+}
+
 /// Why a flow leaves.
 #[derive(Clone, Copy)]
 enum Leave {
@@ -144,6 +180,11 @@ enum Leave {
     Evicted(Rank),
     Removed,
 }
+
+/// Flows that one step of a [`Purge`] removes at most: some hundred microseconds.
+pub const STEP_REMOVALS: u32 = 2048;
+/// Flows that one step of a [`Purge`] looks at at most.
+pub const STEP_LOOKS: u32 = 16_384;
 
 struct Owner {
     count: u32,
@@ -424,22 +465,39 @@ impl Table {
         removed
     }
 
-    /// Removes the flows of these tags in one pass over the table; returns how many there were. For commands only: the
-    /// pass is as long as the table has ever been.
-    pub fn remove_tags(&mut self, mut tags: Vec<u32>) -> usize {
-        tags.sort_unstable();
-        if tags.is_empty() || self.stats.flows == 0 {
-            return 0;
-        }
-        let mut removed = 0;
-        for slot in 0..self.flows.len() as u32 {
-            let flow = &self.flows[slot as usize];
-            if flow.tag != 0 && !flow.is_free() && tags.binary_search(&flow.tag).is_ok() {
-                self.leave(slot, Leave::Removed);
-                removed += 1;
+    /// One step of a purge; `true`: it is done.
+    pub fn purge(&mut self, purge: &mut Purge) -> bool {
+        if let Some(owners) = &mut purge.owners {
+            // Who has few flows is spared the pass over all: their list leads to them. Not after it has begun: the list has
+            // what began meanwhile, too.
+            let has_few = |owner: &OwnerId| purge.next == 0 && self.owner_flows(*owner) <= STEP_REMOVALS;
+            let few = owners.iter().rposition(has_few);
+            if let Some(few) = few {
+                let owner = owners.remove(few);
+                purge.removed += self.remove_owner(owner);
+            }
+            if owners.is_empty() && purge.tags.is_empty() {
+                return true;
+            }
+            if few.is_some() {
+                return false;
             }
         }
-        removed
+        let (mut looks, mut removals) = (STEP_LOOKS, STEP_REMOVALS);
+        while looks > 0 && removals > 0 {
+            if self.stats.flows == 0 || purge.next as usize >= self.flows.len() {
+                return true;
+            }
+            let flow = &self.flows[purge.next as usize];
+            if !flow.is_free() && purge.is_of(flow) {
+                self.leave(purge.next, Leave::Removed);
+                purge.removed += 1;
+                removals -= 1;
+            }
+            purge.next += 1;
+            looks -= 1;
+        }
+        false
     }
 
     /// Live flows from `cursor` (0 at first) on; looks at no more than `max` places.

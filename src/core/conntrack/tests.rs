@@ -777,14 +777,48 @@ fn owners_and_tags_can_be_flushed() {
         add(n, 1, u32::from(n % 4));
         add(100 + n, 2, u32::from(n % 4));
     }
-    assert_eq!(bed.table.remove_tags(vec![0, 9]), 0, "0 is no tag");
-    assert_eq!(bed.table.remove_tags(vec![3, 1, 3]), 12);
-    assert_eq!(bed.table.remove_tags(vec![1, 3]), 0);
-    assert_eq!(bed.table.remove_owner(OwnerId(2)), 6);
+    let now = bed.now;
+    let mut purge = |owners: &[u32], tags: &[u32]| {
+        let owners = owners.iter().copied().map(OwnerId).collect();
+        let mut purge = Purge::new(Some(owners), tags.to_vec(), now);
+        while !bed.table.purge(&mut purge) {}
+        purge.removed()
+    };
+    assert_eq!(purge(&[], &[0, 9]), 0, "0 is no tag");
+    assert_eq!(purge(&[], &[3, 1, 3]), 12);
+    assert_eq!(purge(&[3], &[1, 3]), 0);
+    assert_eq!(purge(&[2], &[]), 6);
     assert_eq!(bed.table.remove_owner(OwnerId(2)), 0);
     assert_eq!(bed.table.owner_flows(OwnerId(1)), 6);
     assert_eq!((bed.table.stats().flows, bed.table.stats().removed), (6, 18));
     bed.table.audit();
+}
+
+#[test]
+fn purge_of_many_flows_is_bounded_steps_that_spare_what_begins_meanwhile() {
+    const MANY: u32 = 3 * STEP_REMOVALS + 7;
+    for (owners, tags) in [(None, vec![]), (Some(vec![OwnerId(1)]), vec![]), (Some(vec![]), vec![5])] {
+        let mut bed = Bed::new(Config { limit: 2 * MANY, quota: Some(2 * MANY), ..Config::default() });
+        let add = |bed: &mut Bed, n: u32| {
+            let mut t = Tentative::new(flow((n % 60_000) as u16, tuple::UDP), OwnerId(1));
+            t.tag = 5;
+            bed.table.commit(t, L4::Udp, 1, bed.now).unwrap();
+        };
+        (0..MANY).for_each(|n| add(&mut bed, n));
+        let mut purge = Purge::new(owners, tags, bed.now);
+        let (mut steps, mut before) = (0, 0);
+        while !bed.table.purge(&mut purge) {
+            assert!(purge.removed() - before <= STEP_REMOVALS as usize);
+            before = purge.removed();
+            steps += 1;
+            bed.pass(1);
+            // In the place of one that has just gone, or behind the last.
+            add(&mut bed, MANY + steps);
+        }
+        assert!(steps >= 3, "{steps}");
+        assert_eq!((purge.removed(), bed.table.stats().flows), (MANY as usize, steps));
+        bed.table.audit();
+    }
 }
 
 #[test]

@@ -163,9 +163,14 @@ impl Ping {
         more
     }
 
-    /// Ends all flows of a container; how many there were.
-    pub fn end_flows(&mut self, port: PortId, lower: &mut dyn Lower) -> usize {
-        let ended = self.table.end_flows(port);
+    /// How many flows a container has.
+    pub fn flows_of(&self, port: PortId) -> usize {
+        self.table.flows_of(port)
+    }
+
+    /// Ends flows of a container, `most` at most; how many there were.
+    pub fn end_flows(&mut self, port: PortId, most: usize, lower: &mut dyn Lower) -> usize {
+        let ended = self.table.end_flows(port, most);
         close_all(self.table.take_closed(), lower);
         ended
     }

@@ -406,26 +406,33 @@ impl Tcp {
                 self.unlisten_at(listener, lower);
             }
         }
-        self.end_each(port, now, lower, Flow::leave);
+        self.end_each(port, usize::MAX, now, lower, Flow::leave);
         if let Some(account) = self.by_port.remove(&port) {
             self.accounts[account as usize] = None;
         }
     }
 
-    /// Every flow of a container is reset, both ways, and its published ports stay; how many there were.
-    pub fn end_flows(&mut self, port: PortId, now: Instant, lower: &mut dyn Lower) -> usize {
-        self.end_each(port, now, lower, Flow::reset)
+    /// How many flows a container has.
+    pub fn flows_of(&self, port: PortId) -> usize {
+        let account = self.by_port.get(&port).and_then(|account| self.accounts[*account as usize].as_ref());
+        account.map_or(0, |account| account.flows.len())
+    }
+
+    /// Flows of a container, `most` at most, are reset, both ways, and its published ports stay; how many there were.
+    pub fn end_flows(&mut self, port: PortId, most: usize, now: Instant, lower: &mut dyn Lower) -> usize {
+        self.end_each(port, most, now, lower, Flow::reset)
     }
 
     fn end_each(
         &mut self,
         port: PortId,
+        most: usize,
         now: Instant,
         lower: &mut dyn Lower,
         end: fn(&mut Flow, &mut Context<'_>),
     ) -> usize {
         let account = self.by_port.get(&port).and_then(|account| self.accounts[*account as usize].as_ref());
-        let flows = account.map(|a| a.flows.clone()).unwrap_or_default();
+        let flows: Vec<u32> = account.into_iter().flat_map(|a| a.flows.iter().copied()).take(most).collect();
         for slot in &flows {
             self.run(*slot, now, lower, end);
         }

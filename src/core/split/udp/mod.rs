@@ -272,9 +272,14 @@ impl Udp {
         at.is_some()
     }
 
-    /// Ends all flows of a container, whose published ports stay; how many there were.
-    pub fn end_flows(&mut self, port: PortId, lower: &mut dyn Lower) -> usize {
-        let ended = self.table.end_flows(port);
+    /// How many flows a container has.
+    pub fn flows_of(&self, port: PortId) -> usize {
+        self.table.flows_of(port)
+    }
+
+    /// Ends flows of a container, `most` at most; its published ports stay. How many there were.
+    pub fn end_flows(&mut self, port: PortId, most: usize, lower: &mut dyn Lower) -> usize {
+        let ended = self.table.end_flows(port, most);
         self.sweep(lower);
         ended
     }

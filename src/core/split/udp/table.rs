@@ -535,10 +535,12 @@ impl Table {
         }
     }
 
-    /// Ends all flows of a port, with the sockets that they alone have; how many there were.
-    pub fn end_flows(&mut self, owner: PortId) -> usize {
+    /// Ends flows of a port, `most` at most, with the sockets that they alone have; how many there were.
+    pub fn end_flows(&mut self, owner: PortId, most: usize) -> usize {
         let mut ended = 0;
-        while let Some((_, _, _, at)) = self.first_flow(owner) {
+        while ended < most
+            && let Some((_, _, _, at)) = self.first_flow(owner)
+        {
             self.remove_flow(at);
             ended += 1;
         }
@@ -706,7 +708,6 @@ impl Table {
     }
 
     /// Flows of a container.
-    #[cfg(test)]
     pub fn flows_of(&self, owner: PortId) -> usize {
         self.flow_account.used(owner)
     }
