@@ -140,7 +140,7 @@ fn a_wrong_command_line_is_2_and_one_line() {
         (&[], "CMD"),
         (&["--"], "CMD"),
         (&["--no-such-option", "--", "true"], "--no-such-option"),
-        (&["-p", "80", "--", "true"], "8080:80"),
+        (&["-p", "80:", "--", "true"], "not a port"),
         (&["-p", "80:80/sctp", "--", "true"], "tcp or udp"),
         (&["-p", "80:80", "-p", "80:81", "--", "true"], "host port 80 is there twice"),
         (&["--dns", "example.org", "--", "true"], "--dns"),
