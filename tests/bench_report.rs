@@ -219,13 +219,14 @@ fn every_figure_that_is_asked_for_is_of_a_kind_that_is_measured() {
 fn first_figures_carry_what_makes_them() {
     let mut record = bulk(&[10.0; 3], &[9.0; 3]);
     record.samples.push(sample("rr/out", "pontoon", 1, "p50_us", 50.0));
-    let text = report::readme(&record, None);
+    let text = report::readme(&record, None, &[("A plot".into(), "plots/a.svg".into())]);
     assert!(
         text.contains(&format!("| container to the world, Gbit/s | `{CASE}` | 10.0 | 9.00 (0.900 of forward) |")),
         "{text}"
     );
     assert!(text.contains("| `rr/out` |  | 50.0 |"), "{text}");
     assert!(!text.contains("slirp4netns"), "it is missing: {text}");
+    assert!(text.contains("![A plot](docs/plots/a.svg)"), "{text}");
 }
 
 #[test]

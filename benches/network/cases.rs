@@ -27,8 +27,8 @@ use crate::statistics::{jain, quantile};
 const SLACK: Duration = Duration::from_secs(6);
 /// Neighbour announcements of new links are not rest.
 const REST: Duration = Duration::from_millis(500);
-/// Probes of the search for the highest rate; each halves what is left of a factor of a hundred.
-const PROBES: u32 = 8;
+/// Probes of the search for the highest rate; each halves what is left of a factor of 36.
+const PROBES: u32 = 7;
 /// What a rate may lose and still count as delivered.
 const MAY_BE_LOST: f64 = 0.01;
 /// Ports that are published in one request, and the first of them.
@@ -86,7 +86,7 @@ impl What {
         match self {
             Self::Bulk { .. } | Self::SmallWrites | Self::Local { .. } => seconds + 0.15,
             Self::Datagrams { .. } => 0.5 * seconds + 0.2,
-            Self::Lossless { .. } => 0.42 * f64::from(PROBES + 1),
+            Self::Lossless { .. } => 0.38 * f64::from(PROBES + 1),
             Self::Exchanges => 0.5 * seconds + 0.1,
             Self::Connections { .. } => 0.4,
             Self::Ping => 0.7 * seconds + 0.1,
@@ -411,15 +411,15 @@ impl Bench<'_> {
         })
     }
 
-    /// What is delivered at the highest rate that loses less than a hundredth: between a hundredth of what comes through flat out and
-    /// half as much again, each probe in the (geometric) middle of what is left.
+    /// What is delivered at the highest rate that loses less than a hundredth: between a thirtieth of what comes through flat out and
+    /// a fifth more, each probe in the (geometric) middle of what is left.
     fn lossless(&self, size: u32) -> Result<Measured, String> {
-        const SECONDS: f64 = 0.25;
+        const SECONDS: f64 = 0.2;
         let flat_out = self.sent(size, SECONDS, None)?;
         let mut best = Some(flat_out).filter(|sent| sent.loss < MAY_BE_LOST);
         // Where all is lost flat out, some may arrive of less.
         let arrives = if flat_out.per_second > 0.0 { flat_out.per_second } else { flat_out.offered };
-        let (mut low, mut high) = (arrives / 100.0, arrives * 1.5);
+        let (mut low, mut high) = (arrives / 30.0, arrives * 1.2);
         for _ in 0..if best.is_some() { 0 } else { PROBES } {
             let rate = (low * high).sqrt();
             let sent = self.sent(size, SECONDS, Some((rate as u32).max(1)))?;
@@ -431,7 +431,7 @@ impl Bench<'_> {
                 high = rate;
             }
         }
-        let best = best.ok_or("more than 1 % is lost at any rate, down to a hundredth of what arrives flat out")?;
+        let best = best.ok_or("more than 1 % is lost at any rate, down to a thirtieth of what arrives flat out")?;
         let mut measured = Measured::default();
         measured.put("udp_per_s", best.per_second);
         measured.put("udp_gbit_s", best.gbit_s());

@@ -14,8 +14,8 @@ enum Asked {
     /// As a ratio to another figure of the same round, or as it is.
     AtLeast(f64),
     AtMost(f64),
-    /// More than another figure of the same round.
-    AtMostMore(f64),
+    /// At most so much more than another figure of the same round.
+    MoreBy(f64),
 }
 
 struct Goal {
@@ -29,7 +29,7 @@ const fn goal(what: &'static str, figure: Figure, to: Option<Figure>, asked: Ask
     Goal { what, figure, to, asked }
 }
 
-use Asked::{AtLeast, AtMost, AtMostMore};
+use Asked::{AtLeast, AtMost, MoreBy};
 
 const TUN: &str = "pontoon";
 const SOCKETS: &str = "pontoon-sockets";
@@ -74,7 +74,7 @@ const GOALS: [Goal; 39] = [
     goal("slow server out, sent again by the container", by_sockets("slow/out", "retransmits"), None, AtMost(0.0)),
     goal("slow server in, came twice to the container", by_sockets("slow/in", "duplicates"), None, AtMost(0.0)),
     goal("writes of 1 KiB, of slirp4netns", WRITES, of(WRITES, "slirp4netns"), AtLeast(3.0)),
-    goal("request, response p50, us more than the kernel", RR, of(RR, "kernel"), AtMostMore(30.0)),
+    goal("request, response p50, us more than the kernel", RR, of(RR, "kernel"), MoreBy(30.0)),
     goal("connect, request, response p50, of slirp4netns", CRR_OUT, of(CRR_OUT, "slirp4netns"), AtMost(0.6)),
     goal("the same, CPUs left free", CRR_FREE, of(CRR_FREE, "slirp4netns"), AtMost(0.6)),
     goal("UDP 1,400 B, highest rate, of slirp4netns", RATE, of(RATE, "slirp4netns"), AtLeast(3.0)),
@@ -118,7 +118,7 @@ pub fn table(record: &Record, again: Option<&Record>) -> String {
         let Some(value) = goal.value(record) else { continue };
         let (sign, bound) = match goal.asked {
             AtLeast(bound) => (">=", bound),
-            AtMost(bound) | AtMostMore(bound) => ("<=", bound),
+            AtMost(bound) | MoreBy(bound) => ("<=", bound),
         };
         let met = |value: f64| if goal.is_met(value) { "yes" } else { "**no**" };
         let other = again.and_then(|again| goal.value(again));
@@ -140,7 +140,7 @@ impl Goal {
         let own = figures(self.figure);
         let values: Vec<f64> = match (self.to.map(figures), &self.asked) {
             (None, _) => own.into_values().collect(),
-            (Some(to), AtMostMore(_)) => differences(&own, &to),
+            (Some(to), MoreBy(_)) => differences(&own, &to),
             (Some(to), _) => ratios(&own, &to),
         };
         median(&values)
@@ -149,7 +149,7 @@ impl Goal {
     fn is_met(&self, value: f64) -> bool {
         match self.asked {
             AtLeast(bound) => value >= bound,
-            AtMost(bound) | AtMostMore(bound) => value <= bound,
+            AtMost(bound) | MoreBy(bound) => value <= bound,
         }
     }
 }

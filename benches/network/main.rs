@@ -168,7 +168,7 @@ fn write_report(record: &Record, again: Option<&Record>) -> Result<(), String> {
     fs::write(&page, text).map_err(|error| failed(&page, error))?;
     let readme = root().join(README);
     let text = fs::read_to_string(&readme).map_err(|error| failed(&readme, error))?;
-    let text = report::splice(&text, &report::readme(record, again))?;
+    let text = report::splice(&text, &report::readme(record, again, &links))?;
     fs::write(&readme, text).map_err(|error| failed(&readme, error))?;
     eprintln!("network: {PAGE}, the figures of {README} and {} plots in {PLOTS} are made anew", links.len());
     Ok(())
@@ -279,13 +279,16 @@ struct Run<'a> {
 /// A candidate's scene, in a round of a group.
 enum Stage {
     Bare,
-    Set {
-        path: candidates::Path,
-        scene: Scene,
-        lines: Vec<String>,
-    },
+    Set(Box<Standing>),
     /// It was tried, and would not be better the next time.
     Broken(String),
+}
+
+/// The path is the first to go.
+struct Standing {
+    path: candidates::Path,
+    scene: Scene,
+    lines: Vec<String>,
 }
 
 impl Run<'_> {
@@ -389,12 +392,13 @@ impl Run<'_> {
                 Ok((scene, path))
             });
             *stage = match built {
-                Ok((scene, path)) => Stage::Set { path, scene, lines: process::take_lines() },
+                Ok((scene, path)) => Stage::Set(Box::new(Standing { path, scene, lines: process::take_lines() })),
                 Err(reason) => Stage::Broken(reason),
             };
         }
         let (measured, lines) = match stage {
-            Stage::Set { path, scene, lines } => {
+            Stage::Set(standing) => {
+                let Standing { path, scene, lines } = &**standing;
                 let bench = Bench { tools: &self.tools, scene, path, seconds: self.options.seconds() };
                 let measured = bench.measure(case.what);
                 (measured, lines.iter().cloned().chain(process::take_lines()).collect())
@@ -402,7 +406,7 @@ impl Run<'_> {
             Stage::Broken(reason) => (Err(reason.clone()), process::take_lines()),
             Stage::Bare => unreachable!("it was set just now"),
         };
-        if measured.is_err() && matches!(stage, Stage::Set { .. }) {
+        if measured.is_err() && matches!(stage, Stage::Set(_)) {
             // Whatever it left behind shall not be in the next figure.
             *stage = Stage::Bare;
         }

@@ -107,7 +107,7 @@ pub fn markdown(record: &Record, again: Option<&Record>, plots: &[(String, Strin
 }
 
 /// The few figures that a first look is worth, each with what makes it.
-pub fn readme(record: &Record, again: Option<&Record>) -> String {
+pub fn readme(record: &Record, again: Option<&Record>, plots: &[(String, String)]) -> String {
     let candidates: Vec<_> =
         record.candidates.iter().filter(|one| one.version.is_some()).map(|one| one.name.as_str()).collect();
     let mut text =
@@ -132,6 +132,9 @@ pub fn readme(record: &Record, again: Option<&Record>) -> String {
         if cells.iter().any(|cell| !cell.is_empty()) {
             let _ = writeln!(text, "| {title} | `{case}` | {} |", cells.join(" | "));
         }
+    }
+    for (caption, file) in plots {
+        let _ = write!(text, "\n![{caption}](docs/{file})\n");
     }
     text
 }

@@ -169,9 +169,10 @@ impl Scene {
 /// A scene that a candidate has built; its processes end with it.
 pub struct Path {
     name: &'static str,
-    pub helpers: Vec<Background>,
-    /// Containers that are idle, and the device of the last of them.
+    /// Containers that are idle, and the device of the last of them. First to go: hundreds of devices go at once with their
+    /// namespace, and one after the other with their process.
     pub idle: Vec<Netns>,
+    pub helpers: Vec<Background>,
     pub last_idle: String,
     /// Where the client finds the server.
     pub target: Ipv4Addr,
