@@ -10,6 +10,8 @@ mod host;
 mod nat;
 #[path = "sim/net.rs"]
 mod net;
+#[path = "sim/nic.rs"]
+mod nic;
 #[path = "sim/offload.rs"]
 mod offload;
 #[path = "sim/packet.rs"]

@@ -1,10 +1,9 @@
 //! Whole TCP/IP stacks as containers and as a server in the world, under the virtual clock, over links that lose frames.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use smoltcp::iface::{Config as StackConfig, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::time::Instant as Clock;
 use smoltcp::wire::{
@@ -17,53 +16,10 @@ use pontoon::frame::Caps;
 use pontoon::wire::vnet::VnetHeader;
 
 use crate::net::{Host, Net, Out, UP};
+use crate::nic::Nic;
 use crate::packet::ip;
 
 const SERVER: &str = "198.51.100.5";
-
-struct Nic {
-    medium: Medium,
-    rx: VecDeque<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-}
-
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Nic {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: Clock) -> Option<(Rx, Tx<'_>)> {
-        Some((Rx(self.rx.pop_front()?), Tx(&mut self.tx)))
-    }
-
-    fn transmit(&mut self, _: Clock) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.tx))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = self.medium;
-        caps.max_transmission_unit = if self.medium == Medium::Ethernet { 1514 } else { 1500 };
-        caps
-    }
-}
 
 struct Stack {
     port: PortId,
@@ -75,7 +31,7 @@ struct Stack {
 impl Stack {
     fn new(port: PortId, hardware: HardwareAddress, address: &str, bits: u8, gateway: &str, now: Clock) -> Stack {
         let medium = if hardware == HardwareAddress::Ip { Medium::Ip } else { Medium::Ethernet };
-        let mut nic = Nic { medium, rx: VecDeque::new(), tx: VecDeque::new() };
+        let mut nic = Nic::new(medium);
         let mut config = StackConfig::new(hardware);
         config.random_seed = u64::from(port.0) + 7;
         let mut iface = Interface::new(config, &mut nic, now);

@@ -1,61 +1,21 @@
 //! Whole stacks as containers: streams arrive exact whatever the link does.
 
-use std::collections::VecDeque;
+#[path = "../../../../../tests/sim/nic.rs"]
+mod nic;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
 use smoltcp::iface::{Config as StackConfig, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::Medium;
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as Clock;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address};
 
+use self::nic::Nic;
 use super::bed::{Bed, end};
 use crate::core::socket::{Accepted, Close, SocketId};
 use crate::core::split::tcp::Config;
-
-struct Nic {
-    rx: VecDeque<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-}
-
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Nic {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: Clock) -> Option<(Rx, Tx<'_>)> {
-        Some((Rx(self.rx.pop_front()?), Tx(&mut self.tx)))
-    }
-
-    fn transmit(&mut self, _: Clock) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.tx))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = Medium::Ip;
-        caps.max_transmission_unit = 1500;
-        caps
-    }
-}
 
 /// What a link does to frames, of a thousand each.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,7 +43,7 @@ const CONTAINER: Ipv4Address = Ipv4Address::new(172, 17, 0, 2);
 impl Lab {
     fn new(config: Config, buffer: usize, faults: Faults, seed: u64) -> Lab {
         let bed = Bed::with_key(config, (seed >> 8) as u8);
-        let mut nic = Nic { rx: VecDeque::new(), tx: VecDeque::new() };
+        let mut nic = Nic::new(Medium::Ip);
         let mut stack = StackConfig::new(HardwareAddress::Ip);
         stack.random_seed = seed;
         let mut iface = Interface::new(stack, &mut nic, Clock::from_micros(0));
