@@ -507,7 +507,14 @@ fn connections_leave_by_the_interface_that_was_chosen() {
     };
     assert!(protocols(Options::default()).is_empty());
     let by_other = Options { outbound_interface: Some("other0".into()), ..Options::default() };
-    assert_eq!(protocols(by_other), [libc::IPPROTO_TCP, libc::IPPROTO_UDP]);
+    assert_eq!(protocols(by_other.clone()), [libc::IPPROTO_TCP, libc::IPPROTO_UDP]);
+    // But the host's own addresses are where they are.
+    let mut host = Host::with(by_other);
+    host.connected("192.0.2.1");
+    let peer = receiver("192.0.2.1");
+    let id = host.open(Datagrams::Udp, "0.0.0.0").0;
+    host.sockets.send_to(id, endpoint(peer.local_addr().expect("bound")), b"x", &PLAIN).expect("sent");
+    assert_eq!(peer.recv_from(&mut [0; 9]).expect("received").0, 1);
 }
 
 fn options_that_the_host_does_not_have_are_named() {

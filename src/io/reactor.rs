@@ -56,6 +56,7 @@ use crate::core::datapath::{Config, Datapath};
 use crate::core::flush::{Progress, Unfinished};
 use crate::core::port::PortId;
 use crate::core::socket::{Ready, Sockets};
+use crate::core::split::ping;
 use crate::core::time::Instant;
 use crate::core::world::{Point, Sent, World};
 use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
@@ -297,10 +298,7 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
                 .map_err(failed("cannot prepare for sockets of the host"))?;
             reactor.wire.sockets = Some(sockets);
             if !sockets::may_ping() {
-                log::info!(
-                    "containers cannot ping the world: net.ipv4.ping_group_range holds no group of this user; to cure it, \
-                     as root: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
-                );
+                log::info!("{}", ping::FORBIDDEN);
             }
             let now = reactor.clock.now();
             reactor.datapath.apply(Command::SetSocketUplink(config), now, &mut reactor.wire)?;

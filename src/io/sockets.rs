@@ -57,8 +57,11 @@ pub const BACKLOG_RESERVE: usize = 16;
 /// Descriptors that are kept free for all listeners together: thousands of published ports are not all busy at once, and
 /// with 16 for each of 10,000 sockets no usual RLIMIT_NOFILE would allow them.
 pub const RESERVE_MAX: usize = 1024;
-/// Descriptors of the rest of the process, beside those open at start: clients of the API, captures, passing ones.
+/// Descriptors of the rest of the process, beside those open at start: clients of the API, captures, passing ones. At most
+/// a quarter of all.
 const OTHERS: usize = 128;
+/// With fewer than so many descriptors the operator is told what follows.
+const FEW: usize = 512;
 /// How long a listener that found no descriptor waits at most: one may have become free in another process.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// The bit of a token that says that it is a socket's; ports' tokens are numbers of 32 bits.
@@ -108,7 +111,7 @@ impl Options {
     }
 }
 
-/// [`Options`], as asked by the sockets. What goes to the host itself goes as the host chooses.
+/// [`Options`], as asked by the sockets. What goes to the host itself goes by its loopback device, whatever was chosen.
 #[derive(Debug, Default)]
 struct Outbound(Options);
 
@@ -121,13 +124,13 @@ impl Outbound {
         self.address(to.is_v4()).filter(|_| !IpAddr::from(to).is_loopback())
     }
 
-    fn interface_for(&self, to: Addr) -> Option<&str> {
-        self.0.outbound_interface.as_deref().filter(|_| !IpAddr::from(to).is_loopback())
+    fn interface(&self) -> Option<&str> {
+        self.0.outbound_interface.as_deref()
     }
 
     /// 0: none, or none any more.
     fn interface_index(&self) -> u32 {
-        self.0.outbound_interface.as_deref().map_or(0, index_of)
+        self.interface().map_or(0, index_of)
     }
 }
 
@@ -273,6 +276,12 @@ impl HostSockets {
         let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         // Nobody has /proc, and nothing else tells: then what a switch starts with.
         let at_start = std::fs::read_dir("/proc/self/fd").map_or(32, Iterator::count);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let others = at_start + OTHERS.min(limit / 4);
+        if limit < FEW {
+            let left = limit.saturating_sub(others);
+            log::warn!("RLIMIT_NOFILE is {limit}: containers can have {left} connections; raise it ('ulimit -n')");
+        }
         Ok(HostSockets {
             entries: Vec::new(),
             ring: VecDeque::new(),
@@ -282,8 +291,8 @@ impl HostSockets {
             routes,
             starved: Vec::new(),
             starved_at: Instant::ZERO,
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            others: at_start + OTHERS,
+            limit,
+            others,
             open: 0,
             listeners: 0,
             accepted: 0,
@@ -403,6 +412,11 @@ impl HostSockets {
         if self.others + self.open + spare >= self.limit { Err(Failure::NoFiles) } else { Ok(()) }
     }
 
+    /// Does what goes to `to` leave by the interface that was chosen, if one was?
+    fn leaves(&mut self, to: Addr) -> bool {
+        self.outbound.interface().is_some() && self.routes.kind(to) != RouteKind::Local
+    }
+
     /// What listeners keep for connections still to be accepted.
     fn reserved(&self) -> usize {
         reserve(self.listeners).saturating_sub(self.accepted)
@@ -471,7 +485,8 @@ fn watch_again(registry: &Registry, id: SocketId, fd: i32, interest: Interest) {
 impl Sockets for HostSockets {
     fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure> {
         self.may_open(id, self.reserved())?;
-        let fd = stream::connect(to, mark, &self.outbound, &mut self.windows).map_err(failure_of)?;
+        let beyond = self.leaves(to.addr);
+        let fd = stream::connect(to, mark, &self.outbound, beyond, &mut self.windows).map_err(failure_of)?;
         self.insert(id, Kind::Stream(Stream::new(fd, to.addr.is_v4(), false)))
     }
 
@@ -592,8 +607,9 @@ impl Sockets for HostSockets {
     }
 
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure> {
+        let beyond = self.leaves(to.addr);
         let datagram = self.datagram(id)?;
-        let sent = datagram.send_to(to, payload, how);
+        let sent = datagram.send_to(to, payload, how, beyond);
         let errors = datagram.has_errors();
         if errors {
             self.latch(id, Ready { error: true, ..Ready::default() });

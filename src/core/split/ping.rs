@@ -33,6 +33,10 @@ use crate::wire::addr::Addr;
 use crate::wire::ip::{icmp, ipv4, proto};
 use crate::wire::{get16, put16};
 
+/// What to tell where the host lets nobody ping, and its cure.
+pub const FORBIDDEN: &str = "containers cannot ping the world: net.ipv4.ping_group_range holds no group of this user; to cure \
+                             it, as root: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"";
+
 /// Linux `nf_conntrack_icmp_timeout`.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest ICMP message, bytes.
@@ -273,7 +277,9 @@ impl Ping {
                 }
             }
         }
-        self.forbidden |= why == Failure::Prohibited;
+        if why == Failure::Prohibited && !std::mem::replace(&mut self.forbidden, true) {
+            log::warn!("{}: {FORBIDDEN}", origin.port);
+        }
         Err(match why {
             Failure::NoFiles | Failure::NoMemory | Failure::InUse | Failure::NoAddress => DropReason::PortsExhausted,
             _ => DropReason::HostRefused,

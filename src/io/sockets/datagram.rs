@@ -114,21 +114,22 @@ impl Datagram {
         !self.errors.is_empty()
     }
 
-    pub fn send_to(&mut self, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure> {
+    /// `leaves`: by the chosen interface.
+    pub fn send_to(&mut self, to: Endpoint, payload: &[u8], how: &SendHow, leaves: bool) -> Result<(), Failure> {
         if to.addr.is_v4() != self.v4 {
             return Err(Failure::Other(libc::EAFNOSUPPORT));
         }
         self.set_dont_fragment(how.dont_fragment).map_err(failure_of)?;
         let Some(segment) = how.segment.map(|len| usize::from(len.get())).filter(|&len| len < payload.len()) else {
-            return self.send_one(to, payload, None, how);
+            return self.send_one(to, payload, None, how, leaves);
         };
         let burst = (BURST / segment).clamp(1, SEGMENTS) * segment;
         for burst in payload.chunks(burst) {
-            match self.send_one(to, burst, how.segment.filter(|_| burst.len() > segment), how) {
+            match self.send_one(to, burst, how.segment.filter(|_| burst.len() > segment), how, leaves) {
                 // The device cannot, the kernel is too old, or a segment needs fragments: one by one, then.
                 Err(Failure::TooLong | Failure::Other(libc::EINVAL | libc::EIO | libc::ENOPROTOOPT)) => {
                     for datagram in burst.chunks(segment) {
-                        self.send_one(to, datagram, None, how)?;
+                        self.send_one(to, datagram, None, how, leaves)?;
                     }
                 }
                 done => done?,
@@ -143,11 +144,12 @@ impl Datagram {
         payload: &[u8],
         segment: Option<NonZeroU16>,
         how: &SendHow,
+        leaves: bool,
     ) -> Result<(), Failure> {
         let mut name = [0; NAME_LEN];
         let name = write_name(to, &mut name);
         let mut control = Control::new();
-        self.describe(&mut control, to.addr, segment, how);
+        self.describe(&mut control, to.addr, segment, how, leaves);
         let mut again = true;
         loop {
             match send_message(&self.fd, name, payload, control.bytes()) {
@@ -167,11 +169,10 @@ impl Datagram {
     }
 
     /// Writes what the header of a datagram is to say.
-    fn describe(&self, control: &mut Control, to: Addr, segment: Option<NonZeroU16>, how: &SendHow) {
+    fn describe(&self, control: &mut Control, to: Addr, segment: Option<NonZeroU16>, how: &SendHow, leaves: bool) {
         let (tos, ttl) = (i32::from(how.tos), i32::from(how.ttl.max(1)));
-        let loops = is_loopback(to);
-        let from = how.from.or(self.outbound.filter(|_| !loops));
-        let interface = if how.from.is_none() && !loops { self.interface } else { 0 };
+        let from = how.from.or(self.outbound.filter(|_| !is_loopback(to)));
+        let interface = if how.from.is_none() && leaves { self.interface } else { 0 };
         if self.v4 {
             control.push(libc::IPPROTO_IP, libc::IP_TOS, &tos.to_ne_bytes());
             control.push(libc::IPPROTO_IP, libc::IP_TTL, &ttl.to_ne_bytes());

@@ -42,12 +42,20 @@ fn set_up(fd: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// A socket whose connection is under way, or came about already.
-pub fn connect(to: Endpoint, marked: Mark, outbound: &Outbound, windows: &mut Windows) -> Result<OwnedFd, Errno> {
+///
+/// `leaves`: by the chosen interface.
+pub fn connect(
+    to: Endpoint,
+    marked: Mark,
+    outbound: &Outbound,
+    leaves: bool,
+    windows: &mut Windows,
+) -> Result<OwnedFd, Errno> {
     let fd = open(family_of(to))?;
     if let Err(error) = mark(&fd, to.addr.is_v4(), marked) {
         log::debug!("a connection to {} is not marked as its container marks it: {error}", to.addr);
     }
-    if let Some(interface) = outbound.interface_for(to.addr) {
+    if let Some(interface) = outbound.interface().filter(|_| leaves) {
         set_option_bytes(&fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())?;
     }
     if let Some(from) = outbound.address_for(to.addr) {
