@@ -26,10 +26,15 @@
 //! are copied into an [`Outbox`] and written [`BATCH`] at a time: one cold start for many frames. The first frame of a
 //! port's turn is written at once, for then nothing is known to come after it.
 //!
+//! To be woken costs more than a short exchange: the waker's CPU interrupts ours, which may have to leave its sleep. So
+//! after a turn that moved little, and little at a time, the loop looks for what comes next for [`LOOK`] before it sleeps
+//! ([`Patience`]): an answer is often about to come. After bulk it does not, nor where looking has not paid lately, for
+//! then the CPU is somebody else's.
+//!
 //! Other threads put a [`Job`] into the channel and wake the loop; jobs run between turns.
 //!
 //! # Limits
-//! [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of
+//! [`LOOK`] of looking before a sleep, and none with nothing to wait for; [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of
 //! [`SHORT`] bytes wait to be written.
 
 use std::collections::VecDeque;
@@ -76,6 +81,13 @@ const CHARGE_PER_MICRO: i64 = 2048;
 const BATCH: usize = 16;
 /// The longest frame that waits, bytes: one of the usual MTU with its headers. Copying longer ones costs more than it saves.
 const SHORT: usize = 2048;
+/// How long to look for what comes next before sleeping, microseconds: about what being woken costs both sides.
+const LOOK: u64 = 10;
+/// A turn of more frames and sockets is no exchange that waits for its answer.
+const FEW: u32 = 4;
+/// Looks in vain in a row after which it is not tried for a while, and how many sleeps that is.
+const VAIN: u32 = 4;
+const WHILE: u32 = 64;
 /// Jobs between two turns.
 const JOBS_PER_TURN: usize = 16;
 /// Jobs under way.
@@ -124,6 +136,44 @@ enum End {
     More,
     Empty,
     Gone,
+}
+
+/// Is it worth looking for what comes next, rather than sleeping until it wakes us?
+#[derive(Default)]
+struct Patience {
+    /// Frames and sockets of this turn.
+    served: u32,
+    /// One was a long frame.
+    bulk: bool,
+    /// Looks in vain, in a row.
+    vain: u32,
+    /// Sleeps until it is tried again.
+    rest: u32,
+}
+
+impl Patience {
+    fn tries(&mut self) -> bool {
+        if self.served == 0 || self.served > FEW || self.bulk {
+            return false;
+        }
+        if self.rest > 0 {
+            self.rest -= 1;
+            return false;
+        }
+        true
+    }
+
+    fn looked(&mut self, found: bool) {
+        self.vain = if found { 0 } else { self.vain + 1 };
+        if self.vain == VAIN {
+            (self.vain, self.rest) = (0, WHILE);
+        }
+    }
+
+    fn serve(&mut self, len: usize) {
+        self.served += 1;
+        self.bulk |= len > SHORT;
+    }
 }
 
 /// Devices by the slot of their port's id.
@@ -203,11 +253,13 @@ struct Wire {
     outbox: Outbox,
     sockets: Option<HostSockets>,
     capture: Option<Capture>,
+    patience: Patience,
 }
 
 impl World for Wire {
     #[inline]
     fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
+        self.patience.bulk |= frame.packet().len() > SHORT;
         if !self.outbox.frames.is_empty() {
             self.outbox.write(&mut self.devices); // no frame overtakes another
         }
@@ -282,7 +334,13 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
         poll,
         jobs: receiver,
         datapath: Datapath::new(start.config, start.seed, clock.now()),
-        wire: Wire { devices: Devices::default(), outbox: Outbox::new(), sockets: None, capture: None },
+        wire: Wire {
+            devices: Devices::default(),
+            outbox: Outbox::new(),
+            sockets: None,
+            capture: None,
+            patience: Patience::default(),
+        },
         ready: VecDeque::new(),
         unfinished: VecDeque::new(),
         clock,
@@ -410,11 +468,10 @@ impl Reactor {
         } else {
             due.into_iter().chain(sockets_due).min().map(|at| at.since(now))
         };
-        match self.poll.poll(events, timeout) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        if timeout == Some(std::time::Duration::ZERO) || !self.look(events, now)? {
+            poll(&mut self.poll, events, timeout)?;
         }
+        (self.wire.patience.served, self.wire.patience.bulk) = (0, false);
         for event in events.iter() {
             let of_socket = event.token() != WAKE && self.wire.sockets.as_mut().is_some_and(|s| s.event(event));
             if event.token() != WAKE && !of_socket {
@@ -454,6 +511,22 @@ impl Reactor {
         Ok(())
     }
 
+    /// Waits a moment for events without sleeping, if that is worth it; `true`: there are some.
+    fn look(&mut self, events: &mut Events, now: Instant) -> io::Result<bool> {
+        if !self.wire.patience.tries() {
+            return Ok(false);
+        }
+        let until = now.micros() + LOOK;
+        loop {
+            poll(&mut self.poll, events, Some(std::time::Duration::ZERO))?;
+            let found = !events.is_empty();
+            if found || self.clock.now().micros() >= until {
+                self.wire.patience.looked(found);
+                return Ok(found);
+            }
+        }
+    }
+
     fn sockets_waiting(&self) -> usize {
         self.wire.sockets.as_ref().map_or(0, HostSockets::waiting)
     }
@@ -484,6 +557,7 @@ impl Reactor {
             let Some((id, ready)) = self.wire.sockets.as_mut().and_then(HostSockets::next_ready) else { break };
             // The first frame is written at once: nothing is known to come after it.
             self.wire.outbox.open = served > 0;
+            self.wire.patience.serve(0);
             let (mut ready, mut deficit) = (ready, SOCKET_QUANTUM);
             loop {
                 let more = self.datapath.socket_ready(id, ready, now, &mut self.wire);
@@ -567,6 +641,7 @@ impl Reactor {
             let Some(entry) = self.wire.devices.get_mut(id) else { return (charge, End::Empty) };
             match read_frame(entry.role.device(), has_header, &mut self.buf) {
                 Ok(Some(len)) => {
+                    self.wire.patience.serve(len);
                     self.datapath.input(id, &mut self.buf, len, now, &mut self.wire);
                     let work = self.datapath.take_work();
                     charge += i64::from(work.max(1)) * (len as i64).max(MIN_CHARGE);
@@ -731,6 +806,13 @@ impl Reactor {
     }
 }
 
+fn poll(poll: &mut Poll, events: &mut Events, timeout: Option<std::time::Duration>) -> io::Result<()> {
+    match poll.poll(events, timeout) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        done => done,
+    }
+}
+
 /// What the time between two looks at the clock costs, bytes.
 fn time_charge(before: Instant, now: Instant) -> i64 {
     i64::try_from(now.micros() - before.micros()).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO
@@ -760,4 +842,35 @@ fn read_frame(device: &Device, has_header: bool, buf: &mut [u8]) -> Result<Optio
     }
     buf[HEADROOM - vnet::LEN..HEADROOM].fill(0);
     Ok(Some(device.read(&mut buf[HEADROOM..])?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(served: &[usize]) -> Patience {
+        let mut patience = Patience::default();
+        served.iter().for_each(|len| patience.serve(*len));
+        patience
+    }
+
+    #[test]
+    fn an_answer_is_looked_for_after_little_and_not_after_bulk() {
+        assert!(after(&[60]).tries());
+        assert!(after(&[60, 1500, 0, 60]).tries());
+        assert!(!after(&[]).tries(), "a timer, or a command");
+        assert!(!after(&[60; 5]).tries(), "a flood");
+        assert!(!after(&[65_000]).tries());
+    }
+
+    #[test]
+    fn looking_in_vain_rests_for_a_while() {
+        let mut patience = after(&[60]);
+        for found in [false, false, true].into_iter().chain([false; VAIN as usize]) {
+            assert!(patience.tries());
+            patience.looked(found);
+        }
+        assert!((0..WHILE).all(|_| !patience.tries()));
+        assert!(patience.tries());
+    }
 }
