@@ -9,11 +9,13 @@
 //! ```
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use env_logger::{Target, WriteStyle};
 use rustix::process::{Resource, Rlimit};
 
 use super::config::{self, Overrides, Settings, SocketsSpec, Source, UplinkChoice, UplinkSpec, refused};
@@ -27,6 +29,7 @@ use crate::core::datapath;
 use crate::io::enter::{EnterHelper, Request};
 use crate::io::reactor::{self, LoopHandle, Start, StartUplink};
 use crate::io::sockets::ports::local_ports;
+use crate::io::spool::Stderr;
 use crate::io::switch::{Notifier, Switch, SwitchError};
 use crate::io::sys::inherit;
 use crate::io::sys::tuntap::Header;
@@ -66,10 +69,11 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let settings = Settings::new(&source, file, over).map_err(failed)?;
     let control = Control { control: settings.control.clone() }.path()?;
 
-    begin_log(settings.log);
+    let log = Log::begin(settings.log);
     raise_descriptor_limit();
 
     let mut helper = start_helper()?;
+    let _log = log.in_background()?;
     let mut server = Server::bind(&control).map_err(failed)?;
     server.end_on_signals().map_err(failed)?;
     if let Some(exit) = exit {
@@ -89,10 +93,37 @@ pub fn run(options: Options) -> Result<(), Failure> {
     server.run(handle, Plumbing::new(helper, watcher, uplink_request)).map_err(failed)
 }
 
-/// Log records go to standard error.
-pub(super) fn begin_log(level: Level) {
-    env_logger::Builder::new().filter_level(log::LevelFilter::Trace).init();
-    log::set_max_level(level.into());
+/// How long the end waits for log lines that nobody has read yet.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// Log records go to standard error, and nobody who logs waits for it.
+pub(super) struct Log(());
+
+impl Log {
+    pub(super) fn begin(level: Level) -> Log {
+        let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        env_logger::Builder::new()
+            .filter_level(log::LevelFilter::Trace)
+            .target(Target::Pipe(Box::new(Stderr)))
+            .write_style(if coloured { WriteStyle::Always } else { WriteStyle::Never })
+            .init();
+        log::set_max_level(level.into());
+        Log(())
+    }
+
+    /// A thread of its own writes from here on. What is left when the value ends has [`LAST_LINES`] to be written.
+    pub(super) fn in_background(self) -> Result<LogThread, Failure> {
+        Stderr::start().map_err(|error| failed(format!("cannot start the thread that writes the log: {error}")))?;
+        Ok(LogThread(()))
+    }
+}
+
+pub(super) struct LogThread(());
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        Stderr::flush_within(LAST_LINES);
+    }
 }
 
 /// Forks the helper; there must be one thread.

@@ -196,6 +196,7 @@ impl Server {
             uses: 0,
             checking: false,
             waiting: false,
+            crowded: false,
         };
         let end = first(&mut running.calls)
             .map_err(ServerError::Loop)
@@ -227,6 +228,8 @@ struct Running<S: Switch, P: Plumber<Port = S::Port>> {
     checking: bool,
     /// Does a client wait that could not be accepted? No other event will come for it.
     waiting: bool,
+    /// Is it told that the limit of clients is reached? Told again when half of them have gone in between.
+    crowded: bool,
 }
 
 impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
@@ -312,6 +315,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
     }
 
     fn admit(&mut self, mut stream: UnixStream) {
+        self.crowded &= self.clients.len() >= MAX_CLIENTS / 2;
         if self.clients.len() >= MAX_CLIENTS {
             let quietest = self
                 .clients
@@ -321,7 +325,9 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
                 .map(|(id, _)| *id);
             match quietest {
                 Some(id) => {
-                    log::info!("control socket: {MAX_CLIENTS} clients; the one silent for longest is closed");
+                    if !std::mem::replace(&mut self.crowded, true) {
+                        log::info!("control socket: {MAX_CLIENTS} clients; the one silent for longest is closed");
+                    }
                     self.close(id);
                 }
                 None => {

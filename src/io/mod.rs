@@ -6,6 +6,7 @@ pub mod netcfg;
 pub mod pcap;
 pub mod reactor;
 pub mod sockets;
+pub mod spool;
 pub mod switch;
 pub mod sys;
 pub mod tap;

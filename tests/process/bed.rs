@@ -62,10 +62,15 @@ impl Case {
 
     /// A switch with an uplink into the world, and more options.
     pub fn switch(&self, options: &[&str]) -> Switch {
+        Switch::spawn(self.switch_command(options), self.control())
+    }
+
+    /// The command that is such a switch.
+    pub fn switch_command(&self, options: &[&str]) -> Command {
         let uplink = format!("tun:name=up0,address={UP},peer={PEER}/24,netns={}", self.world.path().display());
         let mut all = vec!["--uplink", &uplink];
         all.extend(options);
-        self.switch_with(&all)
+        self.command_with(&all)
     }
 
     pub fn switch_without_uplink(&self, options: &[&str]) -> Switch {
@@ -88,9 +93,13 @@ impl Case {
     }
 
     pub fn switch_with(&self, options: &[&str]) -> Switch {
+        Switch::spawn(self.command_with(options), self.control())
+    }
+
+    fn command_with(&self, options: &[&str]) -> Command {
         let mut command = self.host.command(PROGRAM);
         command.arg("switch").arg("--control").arg(self.control()).args(options).stdin(Stdio::null());
-        Switch::spawn(command, self.control())
+        command
     }
 
     /// A command that runs `pontoon` with its standard input as descriptor 3 and its standard output as descriptor 4.

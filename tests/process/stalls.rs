@@ -1,8 +1,10 @@
 //! A process that stands still for a while, a client that does not read, a helper that is gone.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Write, pipe};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ pub const CLAIMS: &[Claim] = claims![
     connections_survive_a_stopped_switch,
     frames_that_waited_arrive_in_their_order,
     a_client_that_reads_nothing_delays_nobody,
+    a_standard_error_that_nobody_reads_stops_nothing,
+    a_crowd_of_clients_is_told_once,
     without_its_helper_an_attach_says_so_and_traffic_goes_on,
     at_rest_nobody_wakes_up needs "sleep",
 ];
@@ -106,6 +110,60 @@ fn a_client_that_reads_nothing_delays_nobody() {
     }
     let grown = status(switch.pid(), "VmRSS:").saturating_sub(before);
     assert!(grown < 16 * 1024, "ten deaf clients cost {grown} KiB");
+}
+
+/// Leaves no room in a pipe for as much as a byte.
+fn fill(writer: impl AsFd) {
+    let flags = rustix::fs::fcntl_getfl(&writer).expect("a pipe");
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).expect("a pipe");
+    for len in [4096, 1] {
+        while rustix::io::write(&writer, &vec![b'.'; len]).is_ok() {}
+    }
+    rustix::fs::fcntl_setfl(&writer, flags).expect("a pipe");
+}
+
+fn a_standard_error_that_nobody_reads_stops_nothing() {
+    let case = Case::new();
+    let [c1, c2, c3] = ["c1", "c2", "c3"].map(|name| case.netns(name));
+    let (reader, writer) = pipe().expect("a pipe");
+    fill(&writer);
+    let mut command = case.switch_command(&[]);
+    command.stderr(Stdio::from(writer));
+    let switch = case.started(command);
+    for (name, netns) in [("c1", &c1), ("c2", &c2), ("c3", &c3)] {
+        switch.attach(name, netns, &[]);
+    }
+    let pair = Pair::new((&c1, C1), (&c2, C2));
+    pair.ask();
+    c3.ip("link del eth0");
+    soon("the port is gone", || switch.containers() == ["c1", "c2"]);
+    pair.ask();
+    Pair::new((&c1, C1), (&case.world, SERVER)).ask();
+    for _ in 0..300 {
+        drop(dial(&switch.control));
+    }
+    pair.ask();
+    switch.tell(&["detach", "c2"]);
+    switch.signal(Signal::TERM);
+    assert_eq!(switch.ended(), 0);
+    drop(reader);
+}
+
+fn a_crowd_of_clients_is_told_once() {
+    let case = Case::new();
+    let path = case.directory.join("stderr");
+    let mut command = case.switch_command(&[]);
+    command.stderr(Stdio::from(File::create(&path).expect("ours")));
+    let switch = case.started(command);
+    let crowd: Vec<_> = (0..200).map(|_| dial(&switch.control)).collect();
+    switch.tell(&["stats"]);
+    switch.signal(Signal::TERM);
+    assert_eq!(switch.ended(), 0);
+    drop(crowd);
+    let said = fs::read_to_string(&path).expect("ours");
+    let told = said.lines().filter(|line| line.contains("silent for longest")).count();
+    assert_eq!(told, 1, "{said}");
+    assert!(said.contains("a signal asks for the end"), "what was said last is written before the end: {said}");
 }
 
 fn without_its_helper_an_attach_says_so_and_traffic_goes_on() {

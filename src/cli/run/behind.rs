@@ -9,7 +9,7 @@ use super::inside::Inside;
 use super::{FAILED, NAME, PATIENCE, hear, tell, tell_person};
 use crate::cli::Failure;
 use crate::cli::config::Settings;
-use crate::cli::switch::{begin_log, failed, raise_descriptor_limit, start, start_helper};
+use crate::cli::switch::{Log, failed, raise_descriptor_limit, start, start_helper};
 use crate::control::calls::Reply;
 use crate::control::plumber::Plumbing;
 use crate::control::portspec::PortSpec;
@@ -105,9 +105,10 @@ impl Switch {
 /// Serves until the other end of `socket` is closed, or somebody asks for the end by the control socket.
 fn serve(plan: &Plan<'_>, uplink: Option<OwnedFd>, pid: i32, socket: &OwnedFd, told: &mut bool) -> Result<(), Failure> {
     let settings = plan.settings;
-    begin_log(settings.log);
+    let log = Log::begin(settings.log);
     raise_descriptor_limit();
     let mut helper = start_helper()?;
+    let _log = log.in_background()?;
     let mut server = match &settings.control {
         Some(path) => Server::bind(path),
         None => Server::without_socket(),

@@ -115,12 +115,21 @@ pub fn has_ended(pidfd: impl AsFd) -> bool {
 
 /// Waits until `fd` is readable or hung up; `false` when the time is over. `at_most` is some seconds, not an age.
 pub fn wait_readable(fd: impl AsFd, at_most: Duration) -> io::Result<bool> {
+    wait_for(PollFlags::IN, fd, at_most)
+}
+
+/// Waits until `fd` takes something or fails at once (a pipe: `PIPE_BUF` bytes, 4096); else as [`wait_readable`].
+pub fn wait_writable(fd: impl AsFd, at_most: Duration) -> io::Result<bool> {
+    wait_for(PollFlags::OUT, fd, at_most)
+}
+
+fn wait_for(what: PollFlags, fd: impl AsFd, at_most: Duration) -> io::Result<bool> {
     let end = Instant::now() + at_most;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let left =
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
-        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
+        match rustix::event::poll(&mut [PollFd::new(&fd, what)], Some(&left)) {
             Err(Errno::INTR) => {}
             Ok(ready) => return Ok(ready > 0),
             Err(error) => return Err(error.into()),
