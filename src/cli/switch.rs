@@ -32,6 +32,7 @@ use crate::io::sockets::ports::local_ports;
 use crate::io::spool::Stderr;
 use crate::io::switch::{Notifier, Switch, SwitchError};
 use crate::io::sys::inherit;
+use crate::io::sys::process::wait_writable;
 use crate::io::sys::tuntap::Header;
 use crate::io::uplink::{self, Uplink};
 
@@ -238,11 +239,16 @@ fn prepare(handle: &LoopHandle, settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How long `--ready-fd` may have no room for a line.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
 fn say_ready(ready: Option<OwnedFd>) -> Result<(), Failure> {
-    match ready {
-        Some(fd) => File::from(fd)
-            .write_all(b"1\n")
-            .map_err(|error| Failure::Failed(format!("--ready-fd: cannot write to it: {error}"))),
-        None => Ok(()),
+    let Some(fd) = ready else {
+        return Ok(());
+    };
+    let told = |error: io::Error| Failure::Failed(format!("--ready-fd: cannot write to it: {error}"));
+    if !wait_writable(&fd, READY_WITHIN).map_err(told)? {
+        return Err(Failure::Failed("--ready-fd: it is full, and nobody reads it; give a pipe that is read".into()));
     }
+    File::from(fd).write_all(b"1\n").map_err(told)
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
-use super::bed::{Case, Pair, SERVER, dial, soon, status};
+use super::bed::{Case, Pair, SERVER, Said, dial, soon, status};
 use super::ns::say;
+use super::refusals::refused;
 use super::{Claim, claims};
 
 pub const CLAIMS: &[Claim] = claims![
@@ -20,6 +21,7 @@ pub const CLAIMS: &[Claim] = claims![
     a_client_that_reads_nothing_delays_nobody,
     a_standard_error_that_nobody_reads_stops_nothing,
     a_crowd_of_clients_is_told_once,
+    a_ready_fd_that_nobody_reads_ends_it_with_a_line,
     without_its_helper_an_attach_says_so_and_traffic_goes_on,
     at_rest_nobody_wakes_up needs "sleep",
 ];
@@ -164,6 +166,20 @@ fn a_crowd_of_clients_is_told_once() {
     let told = said.lines().filter(|line| line.contains("silent for longest")).count();
     assert_eq!(told, 1, "{said}");
     assert!(said.contains("a signal asks for the end"), "what was said last is written before the end: {said}");
+}
+
+fn a_ready_fd_that_nobody_reads_ends_it_with_a_line() {
+    let case = Case::new();
+    let (reader, writer) = pipe().expect("a pipe");
+    fill(&writer);
+    let mut command = case.handing();
+    let control = case.control();
+    command.args(["switch", "--uplink", "none", "--ready-fd", "4", "--control"]).arg(&control);
+    command.stdin(Stdio::null()).stdout(Stdio::from(writer));
+    let said = Said::by(command);
+    refused(&["--ready-fd 4"], &said, 1, &["--ready-fd", "full"]);
+    assert!(!control.exists());
+    drop(reader);
 }
 
 fn without_its_helper_an_attach_says_so_and_traffic_goes_on() {
