@@ -104,6 +104,8 @@ pub fn run(options: Options) -> Result<(), Failure> {
         client
             .wait_for_end()
             .map_err(|error| Failure::Failed(format!("the connection to the switch broke: {error}")))?;
+        let why = "it was detached, its device was deleted, or the switch has ended";
+        eprintln!("pontoon: attach: {}: its port is gone: {why}", show(&told["name"]));
     }
     Ok(())
 }

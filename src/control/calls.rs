@@ -54,6 +54,8 @@ pub struct Calls<S: Switch, P: Plumber<Port = S::Port>> {
     attachments: BTreeMap<PortId, Attachment>,
     /// Attached since [`Calls::take_new`].
     new: Vec<PortId>,
+    /// By whose connection no port lives any more, since [`Calls::take_bereft`].
+    bereft: Vec<ClientId>,
     stopping: bool,
 }
 
@@ -154,7 +156,7 @@ fn unexpected() -> ApiError {
 impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
     /// Calls on `switch`, with devices by `plumber`.
     pub fn new(switch: S, plumber: P) -> Calls<S, P> {
-        Calls { switch, plumber, attachments: BTreeMap::new(), new: Vec::new(), stopping: false }
+        Calls { switch, plumber, attachments: BTreeMap::new(), new: Vec::new(), bereft: Vec::new(), stopping: false }
     }
 
     /// The switch.
@@ -424,7 +426,12 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         }
         let request = self.attachments.remove(&port).and_then(|attachment| match attachment.origin {
             Origin::Opened(request) => Some(request),
-            Origin::Brought(_) => None,
+            Origin::Brought(client) => {
+                if !self.lives_by(client) {
+                    self.bereft.push(client);
+                }
+                None
+            }
         });
         Ok(device.map(|device| (device, request)))
     }
@@ -484,6 +491,13 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
     /// The ports attached since the last call, whose lives are to be watched.
     pub fn take_new(&mut self) -> Vec<PortId> {
         std::mem::take(&mut self.new)
+    }
+
+    /// Clients whose last port was taken away since the last call, and not by themselves.
+    pub fn take_bereft(&mut self) -> Vec<ClientId> {
+        let mut bereft = std::mem::take(&mut self.bereft);
+        bereft.retain(|client| !self.lives_by(*client));
+        bereft
     }
 
     /// What becomes readable when the life of this port ends.

@@ -285,6 +285,12 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Running<S, P> {
                     return Ok(());
                 }
             }
+            for id in self.calls.take_bereft() {
+                if let Some(client) = self.clients.get_mut(&id) {
+                    client.closing = true;
+                    self.pump(id);
+                }
+            }
             self.watch_lives()?;
             if waited {
                 self.accept();

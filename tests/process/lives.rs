@@ -5,7 +5,7 @@ use std::io::{Read, Write, pipe};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use pontoon::io::sys::msg;
@@ -30,6 +30,7 @@ pub const CLAIMS: &[Claim] = claims![
     a_namespace_has_several_ports_and_networks_are_apart,
     a_brought_tap_lives_as_long_as_its_connection,
     the_command_that_brings_a_tap_keeps_it,
+    the_command_that_brings_a_tap_ends_with_its_port,
     an_inherited_tun_is_the_uplink,
     detach_leaves_only_lo,
 ];
@@ -320,6 +321,32 @@ fn the_command_that_brings_a_tap_keeps_it() {
     kill_group(&mut child);
     within(FREED, "the port is free", || switch.containers() == ["c2"]);
     assert_eq!(devices(&c1), ["lo"], "nobody holds the TAP any more");
+}
+
+fn the_command_that_brings_a_tap_ends_with_its_port() {
+    let case = Case::new();
+    let c1 = case.netns("c1");
+    let switch = case.switch_without_uplink(&[]);
+    let ends: [&dyn Fn(); 2] = [
+        &|| {
+            switch.tell(&["detach", "c1"]);
+        },
+        &|| c1.ip("link del tap0"),
+    ];
+    for end in ends {
+        let mut command = case.handing();
+        command.args(switch.words(&["attach", "c1", "--tap-fd", "3"]));
+        command.stdin(tap_in(&c1, "172.17.0.9")).stderr(Stdio::piped());
+        let child = command.spawn().expect("sh");
+        drop(command);
+        soon("it is attached", || switch.containers() == ["c1"]);
+        end();
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("pontoon: attach: c1: its port is gone"), "{said}");
+    }
 }
 
 fn an_inherited_tun_is_the_uplink() {

@@ -609,6 +609,40 @@ fn a_tap_that_is_brought_lives_as_long_as_its_connection() {
 }
 
 #[test]
+fn a_connection_ends_with_the_last_port_that_lives_by_it() {
+    let serving = Serving::start();
+    let file = tempfile::tempfile().expect("a file");
+    let attach = |client: &mut ApiClient, name: &str| {
+        let line = json!({"execute":"attach","arguments":{"name":name,"tap_fd":true}}).to_string();
+        client.call_with(&Request::parse(line.as_bytes()).call.expect("a call"), file.as_fd()).expect("attached");
+    };
+    let detach = |name: &str| {
+        let line = json!({"execute":"detach","arguments":{"name":name}}).to_string();
+        Request::parse(line.as_bytes()).call.expect("a call")
+    };
+    let version = Call::Version(Nothing {});
+    let mut client = ApiClient::connect(&serving.path()).expect("it listens");
+    attach(&mut client, "c1");
+    attach(&mut client, "c2");
+    // Whoever detaches by the same connection knows of it, and may go on.
+    client.call(&detach("c2")).expect("detached");
+    client.call(&version).expect("it is open");
+    attach(&mut client, "c2");
+    let mut other = ApiClient::connect(&serving.path()).expect("it listens");
+    other.call(&detach("c1")).expect("detached");
+    client.call(&version).expect("c2 lives by it");
+    other.call(&detach("c2")).expect("detached");
+    client.wait_for_end().expect("it is closed");
+    // And by what nobody asked for.
+    let mut client = ApiClient::connect(&serving.path()).expect("it listens");
+    attach(&mut client, "c3");
+    let port = PortId(serving.shared.world().last_port);
+    serving.notifier.tell(Notice::PortGone(port));
+    client.wait_for_end().expect("it is closed");
+    other.call(&version).expect("nothing lived by it, and it stays");
+}
+
+#[test]
 fn a_descriptor_of_a_refused_request_is_not_the_next_ones() {
     let serving = Serving::start();
     let file = tempfile::tempfile().expect("a file");
