@@ -1,5 +1,7 @@
 //! `pontoon log-level` and `pontoon shutdown`.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::{Control, Failure};
@@ -17,11 +19,12 @@ pub fn log_level(options: LogLevel) -> Result<(), Failure> {
     control.tell(&Call::LogLevel(protocol::LogLevel { level }))
 }
 
+/// How long a switch may take to end: with a thousand devices it is seconds.
+const END: Duration = Duration::from_secs(60);
+
 /// Returns when the switch has taken everything down: then it closes the connection.
 pub fn shutdown(control: &Control) -> Result<(), Failure> {
     let mut client = control.connect()?;
     client.call(&Call::Shutdown(Nothing {}))?;
-    client
-        .wait_for_end()
-        .map_err(|error| Failure::Failed(format!("the switch did not end cleanly: {error}; see what it said")))
+    Ok(client.wait_for_end_within(END)?)
 }

@@ -1,22 +1,31 @@
-//! The other end of the socket: one call at a time, listings row by row.
+//! The other end of the socket: one call at a time, listings row by row. A switch that stands still is not waited for longer
+//! than [`PATIENCE`].
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::protocol::{ApiError, Call};
 use crate::io::sys::msg;
 
+/// How long a switch may say nothing: longer than its own limits for the loop and the helper together, so that it can tell
+/// itself which of them it was.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
 /// A connection to a switch.
 #[derive(Debug)]
 pub struct Client {
     reader: BufReader<UnixStream>,
     path: PathBuf,
+    patience: Duration,
 }
 
 /// Why a call came to nothing.
@@ -28,6 +37,11 @@ pub enum ClientError {
     Unreachable { path: PathBuf, why: io::Error },
     #[error("the connection to the switch at {path} broke: {why}; see what the switch said")]
     Broken { path: PathBuf, why: io::Error },
+    #[error(
+        "the switch at {path} has said nothing for {} s; see whether its process is stopped (kill -CONT lets it go on) or \
+         end it, and start it again", patience.as_secs()
+    )]
+    Silent { path: PathBuf, patience: Duration },
     #[error(transparent)]
     Refused(#[from] ApiError),
     /// What the caller does with a row failed.
@@ -38,15 +52,33 @@ pub enum ClientError {
 impl Client {
     /// Connects.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        match UnixStream::connect(path) {
-            Ok(stream) => Ok(Client { reader: BufReader::new(stream), path: path.into() }),
+        Self::connect_with(path, PATIENCE)
+    }
+
+    fn connect_with(path: &Path, patience: Duration) -> Result<Client, ClientError> {
+        let dial = || -> io::Result<UnixStream> {
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            // Of sending is also how long connect(2) waits where too many are waiting already.
+            set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+            set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
+            rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+            Ok(socket.into())
+        };
+        match dial() {
+            Ok(stream) => Ok(Client { reader: BufReader::new(stream), path: path.into(), patience }),
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                Err(ClientError::Silent { path: path.into(), patience })
+            }
             Err(why) => Err(ClientError::Unreachable { path: path.into(), why }),
         }
     }
 
     fn broken(&self) -> impl Fn(io::Error) -> ClientError + use<> {
-        let path = self.path.clone();
-        move |why| ClientError::Broken { path: path.clone(), why }
+        let (path, patience) = (self.path.clone(), self.patience);
+        move |why| match why.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Silent { path: path.clone(), patience },
+            _ => ClientError::Broken { path: path.clone(), why },
+        }
     }
 
     /// Makes a call that returns one thing.
@@ -68,9 +100,18 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until the switch closes the connection.
+    /// Waits until the switch closes the connection, for as long as it takes.
     pub fn wait_for_end(&mut self) -> io::Result<()> {
+        self.reader.get_ref().set_read_timeout(None)?;
         io::copy(&mut self.reader, &mut io::sink()).map(|_| ())
+    }
+
+    /// As [`Client::wait_for_end`], of a switch that is about to end.
+    pub fn wait_for_end_within(&mut self, at_most: Duration) -> Result<(), ClientError> {
+        self.patience = at_most;
+        let broken = self.broken();
+        self.reader.get_ref().set_read_timeout(Some(at_most)).map_err(&broken)?;
+        io::copy(&mut self.reader, &mut io::sink()).map(drop).map_err(broken)
     }
 
     fn send(&mut self, call: &Call, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
@@ -208,5 +249,33 @@ impl<'de> Visitor<'de> for Returned<'_> {
             object.insert(key, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::Nothing;
+
+    #[test]
+    fn a_switch_that_says_nothing_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("control");
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).expect("short")).expect("ours");
+        rustix::net::listen(&listener, 4).expect("bound");
+        // Longer than nothing: a fast switch must not be taken for a silent one.
+        let patience = Duration::from_millis(50);
+        let mut client = Client::connect_with(&path, patience).expect("the kernel accepts");
+        let error = client.call(&Call::Version(Nothing {})).expect_err("nobody answers");
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("kill -CONT") && !said.contains('\n'), "{said}");
+        assert!(matches!(client.wait_for_end_within(patience), Err(ClientError::Silent { .. })));
+        // Nor where it cannot even be connected to.
+        let crowd: Vec<_> = (0..100).map_while(|_| Client::connect_with(&path, patience).ok()).collect();
+        let error = Client::connect_with(&path, patience).expect_err("its backlog is full");
+        assert!(matches!(error, ClientError::Silent { .. }), "{error} after {}", crowd.len());
+        drop(listener);
     }
 }
