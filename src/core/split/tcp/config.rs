@@ -17,14 +17,13 @@ pub struct Config {
     pub time_wait_max: usize,
     /// How long a TIME_WAIT lasts; at most 10 s.
     pub time_wait: Duration,
-    /// First receive window of a flow, bytes; between floor and max.
+    /// First receive window of a flow, bytes, and of one that begins while its container uses half of the memory toward
+    /// the host that it may use: at least 64 KiB, which a SYN can tell.
     pub window_initial: u32,
-    /// No flow gets less, bytes; at least 64 KiB, which a SYN can tell.
+    /// See there.
     pub window_floor: u32,
     /// The largest receive window, bytes; at most 1 GiB (RFC 7323 2.3).
     pub window_max: u32,
-    /// Windows of one container together, bytes; the floor is given beyond it.
-    pub windows_per_port: u64,
     /// First congestion window toward a container, bytes.
     pub flight_initial: u32,
     /// The most in flight toward a container in one flow, bytes; at least 64 KiB.
@@ -79,7 +78,6 @@ impl Default for Config {
             window_initial: 256 << 10,
             window_floor: 64 << 10,
             window_max: 1 << 20,
-            windows_per_port: 32 << 20,
             flight_initial: 256 << 10,
             flight_max: 1 << 20,
             pool: 256 << 20,

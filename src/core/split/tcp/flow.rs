@@ -47,8 +47,6 @@ const STAMP_LIFE: Duration = Duration::from_secs(24 * 86_400);
 pub(super) struct Account {
     pub port: PortId,
     pub usage: Usage,
-    /// Its windows together, bytes.
-    pub windows: u64,
     /// Its flows, in no order.
     pub flows: Vec<u32>,
     /// Its half-open flows by age, as slot and serial number; may name flows that are not half-open any more.
@@ -311,10 +309,8 @@ impl Flow {
 
     /// Gives the flow its window.
     pub fn open_window(&mut self, cx: &mut Context<'_>) {
-        let left = cx.config.windows_per_port.saturating_sub(cx.account.windows);
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        self.rx.cap = cx.config.window_initial.min(left).max(cx.config.window_floor);
-        cx.account.windows += u64::from(self.rx.cap);
+        let ample = cx.memory.is_half_free(&cx.account.usage);
+        self.rx.cap = if ample { cx.config.window_initial } else { cx.config.window_floor };
     }
 
     /// A segment from the container.

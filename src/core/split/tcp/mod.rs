@@ -582,7 +582,6 @@ impl Tcp {
         self.free.push(slot);
         self.flow_count -= 1;
         let Some(Some(account)) = self.accounts.get_mut(flow.account as usize) else { return };
-        account.windows -= u64::from(flow.rx.cap);
         account.flows.swap_remove(flow.place as usize);
         let moved = account.flows.get(flow.place as usize).copied();
         let mut cx = Context {
@@ -611,7 +610,6 @@ impl Tcp {
         let account = Account {
             port,
             usage: Usage::default(),
-            windows: 0,
             flows: Vec::new(),
             half_open: VecDeque::new(),
             half_open_count: 0,

@@ -146,6 +146,12 @@ impl Memory {
         fits(&self.used, &self.limit) && fits(usage, &self.share)
     }
 
+    /// Is half of what this container and all together may store for the host free? Then windows are promised: one that
+    /// nobody fills costs nothing, and most are of connections that are idle.
+    pub fn is_half_free(&self, usage: &Usage) -> bool {
+        self.used.to_host <= self.limit.to_host / 2 && usage.to_host <= self.share.to_host / 2
+    }
+
     /// An empty chunk, on the container's account; whether it may have one was asked before.
     pub fn take(&mut self, toward: Toward, usage: &mut Usage, class: Class) -> Chunk {
         self.charge(toward, usage, class);

@@ -377,7 +377,7 @@ impl Flow {
         self.readable = true;
     }
 
-    /// A cap that proved too small is doubled, while the container's windows together allow it.
+    /// A cap that proved too small is doubled, while the container's memory is far from used up.
     pub(super) fn grow_window(&mut self, cx: &mut Context<'_>) {
         let rx = &mut self.rx;
         let limit = cx.config.window_max.min(u32::from(u16::MAX) << rx.scale);
@@ -385,10 +385,8 @@ impl Flow {
         if rx.stored > 0 || rx.cap >= limit || rx.offered < rx.cap / 4 * 3 || rx.window() > rx.offered / 2 {
             return;
         }
-        let more = rx.cap.min(limit - rx.cap);
-        if cx.account.windows + u64::from(more) <= cx.config.windows_per_port {
-            cx.account.windows += u64::from(more);
-            rx.cap += more;
+        if cx.memory.is_half_free(&cx.account.usage) {
+            rx.cap += rx.cap.min(limit - rx.cap);
         }
     }
 

@@ -982,12 +982,30 @@ fn window_grows_for_who_fills_it_and_within_the_containers_sum() {
     }
     let last = peer.bed.sent().pop().unwrap();
     assert_eq!(u32::from(last.window) << 4, 512 << 10, "200,000 a turn fill half of no more");
-    let mut small = Peer::new(Config { windows_per_port: 100_000, ..Config::default() });
-    small.send(ACK, &data);
-    assert_eq!(u32::from(small.one().window) << 4, 100_000);
-    let mut none = Peer::new(Config { windows_per_port: 0, ..Config::default() });
-    none.send(ACK, b"x");
-    assert_eq!(u32::from(none.one().window) << 4, 65_536, "the floor");
+}
+
+#[test]
+fn windows_are_small_while_a_container_uses_its_memory_and_not_for_idle_connections() {
+    let mut peer = Peer::new(Config { pool_per_port: 100_000, ..Config::default() });
+    let window_of_another = |peer: &mut Peer, port: u16| {
+        let syn =
+            Seg { from: end("172.17.0.2", port), seq: ISN, ack: 0, options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
+        peer.bed.input(&syn).unwrap();
+        let id = *peer.bed.world.sockets.keys().last().unwrap();
+        peer.bed.decide(id, Ok(()));
+        let ack = peer.one().seq.wrapping_add(1);
+        let seq = ISN.wrapping_add(1);
+        peer.bed.input(&Seg { seq, ack, flags: ACK, data: b"x".to_vec(), options: Vec::new(), ..syn }).unwrap();
+        peer.bed.tcp.flush(peer.bed.now, &mut peer.bed.world);
+        u32::from(peer.one().window) << 4
+    };
+    for port in 40_001..40_200 {
+        assert_eq!(window_of_another(&mut peer, port), 256 << 10);
+    }
+    peer.set_room(0);
+    peer.send(ACK, &ramp(40_000));
+    peer.bed.sent();
+    assert_eq!(window_of_another(&mut peer, 50_000), 64 << 10);
 }
 
 #[test]
