@@ -7,6 +7,7 @@
 //! An error names the line.
 
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -27,6 +28,9 @@ use crate::frame::FrameOut;
 use crate::io::sockets;
 use crate::io::sys::tuntap;
 use crate::wire::addr::{Addr, Cidr};
+
+/// The longest file, bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -152,10 +156,14 @@ impl Source {
         let Some(path) = path else {
             return Ok((Source::default(), File::default()));
         };
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            origin: Origin::File(path.into()),
-            why: format!("cannot read it: {error}; give another file with --config"),
-        })?;
+        let refuse = |why: String| ConfigError { origin: Origin::File(path.into()), why };
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text))
+            .map_err(|error| refuse(format!("cannot read it: {error}; give another file with --config")))?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(refuse(format!("it is longer than {MAX_FILE} bytes; give another file with --config")));
+        }
         Source { path: path.into(), text }.parse()
     }
 

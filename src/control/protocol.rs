@@ -176,6 +176,14 @@ impl Call {
     }
 }
 
+/// What somebody called something may have line breaks and other control characters in it.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 /// Why a call failed. `desc` is one line: what failed, on what, why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{desc}")]
@@ -237,7 +245,7 @@ impl Class {
 impl ApiError {
     /// An error of `class`.
     pub fn new(class: Class, desc: impl Into<String>) -> ApiError {
-        ApiError { class, desc: desc.into() }
+        ApiError { class, desc: one_line(desc.into()) }
     }
 }
 
@@ -645,6 +653,12 @@ mod tests {
 
     fn class(line: &str) -> Class {
         parsed(line).expect_err(line).class
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_it_quotes() {
+        let error = ApiError::new(Class::Invalid, "name: 'x\ny\u{1b}[2Jé': no");
+        assert_eq!(error.desc, "name: 'x\\ny\\u{1b}[2Jé': no");
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Datapath {
                 Ok(Applied::Done)
             }
             Command::AddRoute { dst } => {
+                check_route(dst)?;
                 if let Some(Target::Network(id)) = self.routes.get(dst) {
                     let name = self.network(id).config.name.clone();
                     return Err(CommandError::Busy {
@@ -141,7 +142,7 @@ impl Datapath {
             return Err(invalid("subnet", format!("{subnet} is not an IPv4 prefix of /8 to /30, as 172.17.0.0/16")));
         }
         let first = subnet.network().addr();
-        if !first.is_routable_source() {
+        if !first.is_routable_source() || is_reserved(first) {
             return Err(invalid("subnet", format!("{subnet} cannot be routed; take a private one, as 172.17.0.0/16")));
         }
         if let Some(gateway) = config.gateway
@@ -701,19 +702,44 @@ fn check_name(field: &'static str, name: &str, max: usize) -> Result<(), Command
     Err(invalid(field, format!("'{shown}': 1 to {max} of letters, digits, '_', '.', '-', the first a letter or digit")))
 }
 
-/// Linux `dev_valid_name`.
+/// A prefix that packets can be routed to.
+fn check_route(dst: Cidr) -> Result<(), CommandError> {
+    let first = dst.network().addr();
+    if !first.is_v4() {
+        return Err(invalid("dst", format!("{dst}: IPv6 is not routed yet; give an IPv4 prefix, as 10.0.0.0/8")));
+    }
+    if dst.addr() != first {
+        return Err(invalid("dst", format!("{dst} has bits beyond its length; write {}", dst.network())));
+    }
+    if dst.bits() >= 8 && (!first.is_routable_source() || is_reserved(first)) {
+        return Err(invalid(
+            "dst",
+            format!("{dst} cannot be routed; give a prefix of ordinary addresses, as 10.0.0.0/8"),
+        ));
+    }
+    Ok(())
+}
+
+/// Is it of 240.0.0.0/4 (RFC 1112 4)?
+fn is_reserved(addr: Addr) -> bool {
+    addr.as_v4().is_some_and(|v4| v4[0] >= 240)
+}
+
+/// Linux `dev_valid_name`; `all` and `default` are what its settings of all devices are called.
 fn check_ifname(name: &str) -> Result<(), CommandError> {
     let sound = (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
-        && name != "lo"
-        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+        && !["lo", "all", "default"].contains(&name)
+        && name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
     if sound {
         return Ok(());
     }
     let shown: String = name.chars().take(32).collect();
     Err(invalid(
         "ifname",
-        format!("'{shown}' is no device name: 1 to 15 characters without '/', ':' or space, as eth0"),
+        format!(
+            "'{shown}' is no device name of a container: 1 to 15 characters without '/', ':', '%' or space, as eth0"
+        ),
     ))
 }

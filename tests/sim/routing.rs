@@ -498,6 +498,29 @@ fn neighbour_that_is_routed_by_us_is_passed_on_and_its_sender_told_of_the_shorte
 }
 
 #[test]
+fn prefixes_that_cannot_be_routed_are_refused_with_the_fix() {
+    let mut net = Net::new();
+    for (dst, says) in [
+        ("127.0.0.0/8", "cannot be routed"),
+        ("0.1.0.0/16", "cannot be routed"),
+        ("224.0.0.0/8", "cannot be routed"),
+        ("240.0.0.0/8", "cannot be routed"),
+        ("fd00::/8", "IPv6"),
+        ("10.2.3.4/24", "10.2.3.0/24"),
+    ] {
+        let error = net.try_apply(Command::AddRoute { dst: dst.parse().unwrap() }).unwrap_err();
+        assert!(error.to_string().contains(says), "{dst}: {error}");
+    }
+    for dst in ["0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "169.254.169.254/32"] {
+        net.apply(Command::AddRoute { dst: dst.parse().unwrap() });
+    }
+    for subnet in ["255.255.255.0/24", "240.0.0.0/8"] {
+        let error = net.try_apply(Command::AddNetwork(network("new", subnet))).unwrap_err();
+        assert!(error.to_string().contains("cannot be routed"), "{error}");
+    }
+}
+
+#[test]
 fn new_network_takes_no_prefix_that_leads_elsewhere_and_routes_are_bounded() {
     let mut net = Net::new();
     let refused = |net: &mut Net, subnet: &str| {
