@@ -38,7 +38,8 @@ pub struct Config {
     pub rto_after_lost_syn: Duration,
     /// The shortest; Linux `TCP_RTO_MIN`.
     pub rto_min: Duration,
-    /// The shortest wait before the last packet in flight is sent again as a probe; our own loop may be late by as much.
+    /// The shortest wait before the last packet in flight is sent again as a probe. Longer than a receiver whose window
+    /// stands may delay its acknowledgement (Linux `__tcp_ack_snd_check`, `TCP_DELACK_MIN`: 40 ms) on a busy machine.
     pub probe_min: Duration,
     /// The longest; at least 60 s (RFC 6298 2.4), and that of probes for a closed window.
     pub rto_max: Duration,
@@ -85,7 +86,7 @@ impl Default for Config {
             rto_initial: Duration::from_secs(1),
             rto_after_lost_syn: Duration::from_secs(3),
             rto_min: Duration::from_millis(200),
-            probe_min: Duration::from_millis(20),
+            probe_min: Duration::from_millis(100),
             rto_max: Duration::from_secs(60),
             retries: 7,
             syn_retries: 5,
