@@ -314,6 +314,7 @@ fn bulk(limit: &[f64], pontoon: &[f64]) -> Record {
             memory_mib: 1024,
             kernel: "6.18".into(),
             iperf3: "iperf 3.12".into(),
+            congestion: "cubic".to_owned(),
             load: 0.0,
         },
         options: record::Options { pairs: 3, seconds: 3, quick: false, only: Vec::new() },

@@ -198,7 +198,7 @@ fn tools(options: &Options) -> Result<Tools, String> {
     Ok(Tools { pontoon, forward: example("forward"), split: example("split"), load: example("load"), pasta })
 }
 
-fn machine() -> Machine {
+fn machine(congestion: String) -> Machine {
     let text = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let value = |file: &str, key: &str| {
         let of = text(file).lines().find(|line| line.starts_with(key)).map(str::to_owned).unwrap_or_default();
@@ -214,12 +214,13 @@ fn machine() -> Machine {
         memory_mib: memory.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
         iperf3: iperf3.lines().next().unwrap_or_default().split(" (").next().unwrap_or_default().to_owned(),
+        congestion,
         load: text("/proc/loadavg").split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
     }
 }
 
 fn measure_all(options: &Options) -> Result<Record, String> {
-    let machine = machine();
+    let machine = machine(candidates::congestion(options.congestion.as_deref())?);
     let tools = tools(options)?;
     let known: Vec<(&Candidate, Option<String>)> =
         CANDIDATES.iter().map(|candidate| (candidate, (candidate.version)(&tools))).collect();
@@ -379,18 +380,19 @@ impl Run<'_> {
     fn turn(&mut self, group: &Group, case: &Case, candidate: &Candidate, round: u32, stage: &mut Stage) {
         process::take_lines();
         if case.what == What::Start {
-            let built = Scene::new(group.wanted.way, candidate.name);
+            let built = Scene::new(group.wanted.way, candidate.name, &self.record.machine.congestion);
             let measured = built.and_then(|scene| {
                 cases::start(&self.tools, &scene, |scene| (candidate.build)(&self.tools, scene, &group.wanted))
             });
             return self.keep(&case.name, candidate, round, measured, process::take_lines());
         }
         if matches!(stage, Stage::Bare) {
-            let built = Scene::new(group.wanted.way, candidate.name).and_then(|scene| {
-                let path = (candidate.build)(&self.tools, &scene, &group.wanted)?;
-                cases::reaches(&self.tools, &scene, &path)?;
-                Ok((scene, path))
-            });
+            let built =
+                Scene::new(group.wanted.way, candidate.name, &self.record.machine.congestion).and_then(|scene| {
+                    let path = (candidate.build)(&self.tools, &scene, &group.wanted)?;
+                    cases::reaches(&self.tools, &scene, &path)?;
+                    Ok((scene, path))
+                });
             *stage = match built {
                 Ok((scene, path)) => Stage::Set(Box::new(Standing { path, scene, lines: process::take_lines() })),
                 Err(reason) => Stage::Broken(reason),

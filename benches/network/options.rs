@@ -29,6 +29,9 @@ pub struct Options {
     /// pasta, if another than the packaged one
     #[arg(long, value_name = "PATH")]
     pub pasta: Option<PathBuf>,
+    /// TCP's congestion control in every namespace [default: cubic, Linux's own; reno where namespaces may not have it]
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
     /// Where the record goes
     #[arg(long, value_name = "FILE", default_value = "target/network.json")]
     pub out: PathBuf,

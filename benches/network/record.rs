@@ -31,6 +31,9 @@ pub struct Machine {
     pub memory_mib: u64,
     pub kernel: String,
     pub iperf3: String,
+    /// TCP's congestion control in every namespace; empty: as the host had it.
+    #[serde(default)]
+    pub congestion: String,
     /// Of the last minute, before anything was started: more than a fraction is somebody else's work in the figures.
     pub load: f64,
 }

@@ -55,11 +55,12 @@ pub fn markdown(record: &Record, again: Option<&Record>, plots: &[(String, Strin
     let options = &record.options;
     let _ = writeln!(
         text,
-        "{}, {} CPUs, {} MiB, Linux {}, {}; load before the run {:.2}. {} rounds, {} s each, {:.0} s in all{}{}.\n",
+        "{}, {} CPUs, {} MiB, Linux {}{}, {}; load before the run {:.2}. {} rounds, {} s each, {:.0} s in all{}{}.\n",
         machine.cpu,
         machine.cores,
         machine.memory_mib,
         machine.kernel,
+        if machine.congestion.is_empty() { String::new() } else { format!(" with TCP {}", machine.congestion) },
         machine.iperf3,
         machine.load,
         options.pairs,

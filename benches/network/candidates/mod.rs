@@ -121,6 +121,22 @@ pub const CANDIDATES: [Candidate; 9] = [
     vde::VDE,
 ];
 
+const CONGESTION: &str = "ipv4/tcp_congestion_control";
+
+/// TCP's congestion control in every namespace: the one asked for, or what Linux has by default, wherever the host has
+/// another. Namespaces may not have every one that the host has; reno always.
+pub fn congestion(asked: Option<&str>) -> Result<String, String> {
+    let netns = Netns::new("congestion")?;
+    let Some(asked) = asked else {
+        let of = if netns.sysctl(CONGESTION, "cubic").is_ok() { "cubic" } else { "reno" };
+        return Ok(of.to_owned());
+    };
+    netns.sysctl(CONGESTION, asked).map_err(|error| {
+        format!("--congestion {asked}: {error}; namespaces may have what net.ipv4.tcp_allowed_congestion_control lists")
+    })?;
+    Ok(asked.to_owned())
+}
+
 /// The namespaces of one measurement.
 pub struct Scene {
     /// Of no other scene that stands at the same time.
@@ -133,9 +149,13 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(way: Way, name: &'static str) -> Result<Self, String> {
+    pub fn new(way: Way, name: &'static str, congestion: &str) -> Result<Self, String> {
         let far = if way == Way::Direct { "b" } else { "world" };
-        let netns = |of: &str| Netns::new(&format!("{of}-{name}"));
+        let netns = |of: &str| {
+            let netns = Netns::new(&format!("{of}-{name}"))?;
+            netns.sysctl(CONGESTION, congestion)?;
+            Ok::<_, String>(netns)
+        };
         Ok(Self { name, a: netns("a")?, far: netns(far)?, hub: netns("hub")?, way })
     }
 
