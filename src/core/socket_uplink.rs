@@ -359,7 +359,10 @@ impl Datapath {
     #[inline]
     pub fn flush(&mut self, now: Instant, world: &mut dyn World) {
         if self.socket_uplink.is_some() {
-            self.with_engines(now, world, |engines, lower| engines.tcp.flush(now, lower));
+            self.with_engines(now, world, |engines, lower| {
+                engines.tcp.flush(now, lower);
+                engines.udp.flush(now, lower);
+            });
         }
     }
 

@@ -144,7 +144,7 @@ fn request_too_long_for_the_route_is_told_its_mtu() {
     let (mut ping, mut around) = engine();
     ask(&mut ping, &mut around, 2, 700, 1, b"").unwrap();
     let socket = around.only().1;
-    socket.refusals.push_back(Failure::TooLong);
+    socket.refusals.push_back(Some(Failure::TooLong));
     let local = DatagramError {
         to: Endpoint { addr: PEER, port: 0 },
         icmp: Err(Failure::TooLong),

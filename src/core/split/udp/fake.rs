@@ -30,7 +30,8 @@ pub(in crate::core::split) struct FakeSocket {
     pub bound: Endpoint,
     pub inbox: VecDeque<Result<(Received, Vec<u8>), Failure>>,
     pub errors: VecDeque<DatagramError>,
-    pub refusals: VecDeque<Failure>,
+    /// What the next calls meet; none: nothing.
+    pub refusals: VecDeque<Option<Failure>>,
     pub sent: Vec<Sent>,
 }
 
@@ -232,7 +233,7 @@ impl Sockets for Host {
 
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure> {
         let socket = self.open.get_mut(&id).ok_or(BAD)?;
-        if let Some(why) = socket.refusals.pop_front() {
+        if let Some(Some(why)) = socket.refusals.pop_front() {
             return Err(why);
         }
         socket.sent.push(Sent { to, data: payload.to_vec(), how: *how });

@@ -19,6 +19,9 @@
 //! fragments; one that comes in fragments is put together before it gets here ([`super::reassembly`]). "Don't fragment",
 //! time to live, type of service and ECN go along.
 //!
+//! Short datagrams of one flow that are read together are sent together, as one call: after a turn's first, which is sent at
+//! once, they wait in a [`Train`] for what comes next, for the end of the turn at most ([`Udp::flush`]).
+//!
 //! An ICMP error that one datagram met makes the next `send_to` fail, whatever its destination: the error queue is drained,
 //! the container told, and the datagram sent again, once.
 //!
@@ -41,6 +44,7 @@ pub(super) mod table;
 mod tests;
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -71,6 +75,9 @@ const DNS: u16 = 53;
 const DNS_LINGER: Duration = Duration::from_secs(2);
 /// Datagrams in one `send_to`: UDP_MAX_SEGMENTS of kernels before 6.9.
 const SEGMENTS_AT_ONCE: usize = 64;
+/// Datagrams in a train, and the longest that joins one, bytes.
+const JOINED: usize = 16;
+const JOINED_LEN: usize = 2048;
 /// Calls of `recv_from`, and bytes, before others get their turn.
 const RECEIVED_AT_ONCE: (usize, usize) = (64, 256 << 10);
 /// Attempts to find a free port for a client that looks like another.
@@ -115,11 +122,58 @@ pub struct FlowRow {
     pub timeout: Duration,
 }
 
+/// Datagrams that are to be sent together: of one flow, one length but the last, and with equal headers.
+#[derive(Default)]
+struct Train {
+    whose: Option<Coach>,
+    count: usize,
+    bytes: Vec<u8>,
+}
+
+/// What the datagrams of a train have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Coach {
+    origin: Origin,
+    inside: Endpoint,
+    shown: Endpoint,
+    dial: Endpoint,
+    dont_fragment: bool,
+    tos: u8,
+    ttl: u8,
+    /// The flow; nothing ends one while a train waits.
+    at: u32,
+    /// Of all but the last datagram, bytes.
+    len: usize,
+    from: Option<Addr>,
+}
+
+impl Train {
+    /// The flow that the datagram goes on with, if it fits behind the last one.
+    fn takes(&self, key: &Coach, len: usize) -> Option<u32> {
+        let whose = self.whose.as_ref()?;
+        let same = Coach { at: whose.at, len: whose.len, from: whose.from, ..*key };
+        (same == *whose && (1..=whose.len).contains(&len)).then_some(whose.at)
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        self.bytes.extend_from_slice(data);
+        self.count += 1;
+    }
+
+    /// Nothing more can join.
+    fn is_full(&self) -> bool {
+        self.count == JOINED || self.whose.is_some_and(|whose| self.bytes.len() < whose.len * self.count)
+    }
+}
+
 /// The engine.
 pub struct Udp {
     table: Table,
     errors: Errors,
     ids: Identifications,
+    train: Train,
+    /// A datagram was sent in this turn: more are likely to come in it.
+    several: bool,
     /// Where datagrams are received; taken while it is in use.
     buffer: Vec<u8>,
     /// Where fragments are made; empty until the first.
@@ -134,6 +188,8 @@ impl Udp {
             table: Table::new(config.limits, config.timeouts, key.clone()),
             errors: Errors::new(key.clone(), now),
             ids: Identifications::new(key),
+            train: Train::default(),
+            several: false,
             buffer: Vec::new(),
             scratch: Vec::new(),
         }
@@ -185,7 +241,24 @@ impl Udp {
             return Err(DropReason::TtlExceeded);
         }
         let quote = Quote::of(frame);
-        let at = match self.outgoing(origin, inside, shown, dial.unwrap_or(shown), now, lower) {
+        let dial = dial.unwrap_or(shown);
+        let (tos, ttl, dont_fragment) = (header[ipv4::TOS], header[ipv4::TTL] - 1, quote.dont_fragment);
+        let mut key =
+            Coach { origin, inside, shown, dial, dont_fragment, tos, ttl, at: 0, len: data.len(), from: None };
+        if segment.is_none()
+            && let Some(at) = self.train.takes(&key, data.len())
+            && let Some(flow) = self.table.flow_mut(at)
+        {
+            flow.last = quote;
+            self.table.touch(at, Way::Out, 1, data.len() as u64, now);
+            self.train.add(data);
+            if self.train.is_full() {
+                self.send_train(now, lower);
+            }
+            return Ok(());
+        }
+        self.send_train(now, lower);
+        let at = match self.outgoing(origin, inside, shown, dial, now, lower) {
             Ok(at) => at,
             Err(why) => {
                 // RFC 5508 REQ-8, RFC 6888 REQ-8
@@ -201,14 +274,51 @@ impl Udp {
         if flow.begun == Begun::Inside && shown.port == DNS {
             flow.pending = flow.pending.saturating_add(datagrams as u16); // at most 128
         }
-        let how = SendHow {
-            segment,
-            dont_fragment: quote.dont_fragment,
-            tos: header[ipv4::TOS],
-            ttl: header[ipv4::TTL] - 1,
-            from: flow.local,
+        (key.at, key.from) = (at, flow.local);
+        let joins = segment.is_none() && (1..=JOINED_LEN).contains(&data.len()) && shown.port != DNS;
+        if std::mem::replace(&mut self.several, true) && joins {
+            self.train.whose = Some(key);
+            self.train.add(data);
+            return Ok(());
+        }
+        self.send(at, data, SendHow { segment, dont_fragment, tos, ttl, from: key.from }, now, lower)
+    }
+
+    /// The end of a turn: nothing waits any longer.
+    pub fn flush(&mut self, now: Instant, lower: &mut dyn Lower) {
+        self.several = false;
+        if self.train.whose.is_some() {
+            self.send_train(now, lower);
+            self.sweep(lower);
+        }
+    }
+
+    /// Sends what waits; what the host does not take is counted, for its frames have been taken long since.
+    fn send_train(&mut self, now: Instant, lower: &mut dyn Lower) {
+        let Some(Coach { origin, inside, dont_fragment, tos, ttl, at, len, from, .. }) = self.train.whose.take() else {
+            return;
         };
-        self.send(at, data, how, now, lower)
+        let (count, mut bytes) = (std::mem::take(&mut self.train.count), std::mem::take(&mut self.train.bytes));
+        debug_assert!(self.table.flow(at).is_some_and(|flow| (flow.origin, flow.inside) == (origin, inside)));
+        let one = SendHow { segment: None, dont_fragment, tos, ttl, from };
+        let together = SendHow { segment: NonZeroU16::new(len as u16).filter(|_| count > 1), ..one }; // at most JOINED_LEN
+        match self.send_one(at, &bytes, together, now, lower) {
+            Ok(()) => {}
+            Err(Refusal { why: Failure::TooLong | Failure::Other(_), .. }) if count > 1 => {
+                for data in bytes.chunks(len) {
+                    if let Err(refusal) = self.send_one(at, data, one, now, lower) {
+                        let why = self.refused(at, refusal, now, lower);
+                        lower.count(origin.port, why);
+                    }
+                }
+            }
+            Err(refusal) => {
+                let why = self.refused(at, refusal, now, lower);
+                (0..count).for_each(|_| lower.count(origin.port, why));
+            }
+        }
+        bytes.clear();
+        self.train.bytes = bytes;
     }
 
     /// Is this a reply to a client of a published port? Asked before an address is judged: the client may have any.

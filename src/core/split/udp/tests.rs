@@ -48,6 +48,80 @@ fn only_whom_the_container_has_sent_to_is_let_in() {
     assert_eq!(around.dropped, [(PortId(2), DropReason::Unsolicited); 2]);
 }
 
+/// One turn of a container: datagrams from its port 4000, by their destination, length and type of service; what was sent for it, by
+/// calls: destination, the lengths of the datagrams, the type of service.
+fn turn(udp: &mut Udp, around: &mut Around, datagrams: &[(&str, usize, u8)]) -> Vec<(Endpoint, Vec<usize>, u8)> {
+    for (number, &(to, len, tos)) in datagrams.iter().enumerate() {
+        let from = at("172.17.0.2:4000");
+        let mut packet = Packet::udp(from, at(to), &vec![number as u8; len]);
+        packet.tos = tos;
+        packet.frame(|frame| udp.input(origin(from), frame, None, NOW, around)).unwrap();
+    }
+    udp.flush(NOW, around);
+    udp.table.audit();
+    let mut calls = Vec::new();
+    let mut numbers = Vec::new();
+    for Sent { to, data, how } in around.only().1.sent.drain(..) {
+        let size = how.segment.map_or(data.len().max(1), |size| usize::from(size.get()));
+        numbers.extend(data.chunks(size).map(|datagram| datagram[0]));
+        calls.push((to, data.chunks(size).map(<[u8]>::len).collect(), how.tos));
+    }
+    assert!(numbers.is_sorted(), "none overtakes another: {numbers:?}");
+    calls
+}
+
+#[test]
+fn datagrams_of_one_flow_in_one_turn_are_sent_together_behind_the_first() {
+    let (mut udp, mut around) = engine();
+    let (a, b) = ("198.51.100.5:5000", "198.51.100.6:5000");
+    assert_eq!(turn(&mut udp, &mut around, &[(a, 100, 0)]), [(at(a), vec![100], 0)]);
+    assert_eq!(turn(&mut udp, &mut around, &[(a, 100, 0); 4]), [(at(a), vec![100], 0), (at(a), vec![100; 3], 0)]);
+    // A shorter one is the last of a call; a longer one, another flow's and another header begin anew.
+    let mixed = [(a, 9, 0), (a, 100, 0), (a, 100, 0), (a, 7, 0), (a, 7, 0), (a, 8, 0), (b, 8, 0), (b, 8, 2), (b, 8, 2)];
+    let calls = [
+        (at(a), vec![9], 0),
+        (at(a), vec![100, 100, 7], 0),
+        (at(a), vec![7], 0),
+        (at(a), vec![8], 0),
+        (at(b), vec![8], 0),
+        (at(b), vec![8, 8], 2),
+    ];
+    assert_eq!(turn(&mut udp, &mut around, &mixed), calls);
+    // So many are enough, and long ones are not worth a copy.
+    let lens = |calls: Vec<(Endpoint, Vec<usize>, u8)>| calls.iter().map(|call| call.1.len()).collect::<Vec<_>>();
+    assert_eq!(lens(turn(&mut udp, &mut around, &[(a, 1400, 0); 40])), [1, JOINED, JOINED, 7]);
+    assert_eq!(lens(turn(&mut udp, &mut around, &[(a, JOINED_LEN + 1, 0); 3])), [1, 1, 1]);
+    let rows = udp.flows(0, 9, NOW).0;
+    assert_eq!(rows.iter().map(|row| row.original_traffic.frames).sum::<u64>(), 1 + 4 + 9 + 40 + 3);
+}
+
+#[test]
+fn datagrams_sent_together_that_the_host_does_not_take_are_counted_each() {
+    for (refusals, lost) in [
+        // Full: none of the three. Cannot send several at once: one by one, of which the second is refused.
+        (vec![None, Some(Failure::WouldBlock)], 3),
+        (
+            vec![
+                None,
+                Some(Failure::Other(libc::EIO)),
+                Some(Failure::Other(libc::EIO)),
+                None,
+                Some(Failure::WouldBlock),
+                None,
+            ],
+            1,
+        ),
+    ] {
+        let (mut udp, mut around) = engine();
+        let to = "198.51.100.5:5000";
+        turn(&mut udp, &mut around, &[(to, 10, 0)]);
+        around.only().1.refusals.extend(refusals);
+        let calls = turn(&mut udp, &mut around, &[(to, 10, 0); 4]);
+        assert_eq!(calls.iter().map(|call| call.1.len()).sum::<usize>(), 4 - lost);
+        assert_eq!(around.dropped, vec![(PortId(2), DropReason::HostBusy); lost]);
+    }
+}
+
 #[test]
 fn what_a_container_asks_of_its_packets_goes_along() {
     let (mut udp, mut around) = engine();
@@ -132,7 +206,7 @@ fn super_frame_is_sent_in_one_call_and_one_by_one_where_the_host_cannot() {
     let sent = around.take_sent();
     assert_eq!((sent.len(), sent[0].how.segment.map(|s| s.get())), (1, Some(1200)));
     assert_eq!(sent[0].data, data);
-    around.only().1.refusals.extend([Failure::Other(22), Failure::Other(22)]);
+    around.only().1.refusals.extend([Some(Failure::Other(22)); 2]);
     go(&mut around);
     let sent = around.take_sent();
     assert_eq!(sent.iter().map(|s| s.data.len()).collect::<Vec<_>>(), [1200, 1200, 1200, 1200, 200]);
@@ -253,7 +327,7 @@ fn error_met_by_one_datagram_does_not_lose_the_next() {
     say(&mut udp, &mut around, from, a, b"to a").unwrap();
     let socket = around.only().1;
     socket.errors.push_back(icmp(at(a), 3, 3, Some("198.51.100.5")));
-    socket.refusals.push_back(Failure::Refused);
+    socket.refusals.push_back(Some(Failure::Refused));
     say(&mut udp, &mut around, from, b, b"to b").unwrap();
     assert_eq!(around.only().1.sent[1].data, b"to b");
     let packets = around.take_packets();
@@ -333,7 +407,7 @@ fn datagram_too_long_for_the_route_is_told_its_mtu_if_it_may_not_be_cut() {
     send(&mut udp, &mut around, &quic, NOW).unwrap();
     for (known, want) in [(1400, 1400), (0, 1492)] {
         let socket = around.only().1;
-        socket.refusals.extend(std::iter::repeat_n(Failure::TooLong, if known > 0 { 1 } else { 2 }));
+        socket.refusals.extend(std::iter::repeat_n(Some(Failure::TooLong), if known > 0 { 1 } else { 2 }));
         if known > 0 {
             let local = Err(Failure::TooLong);
             let to = at("198.51.100.5:443");
@@ -379,7 +453,7 @@ fn what_the_host_refuses_is_told_and_counted_by_its_kind() {
     ] {
         let (mut udp, mut around) = engine();
         say(&mut udp, &mut around, "172.17.0.2:4000", "198.51.100.5:5000", b"x").unwrap();
-        around.only().1.refusals.extend([why, why]);
+        around.only().1.refusals.extend([Some(why); 2]);
         let done = say(&mut udp, &mut around, "172.17.0.2:4000", "198.51.100.5:5000", b"x");
         assert_eq!(done, Err(drop), "{why:?}");
         let told: Vec<_> = around.take_packets().iter().map(|p| (message(p).1[0], message(p).1[1])).collect();
@@ -637,7 +711,7 @@ fn nothing_is_said_about_what_was_sent_to_a_group() {
     say(&mut udp, &mut around, "172.17.0.2:4000", to, b"x").unwrap();
     let (id, socket) = around.only();
     socket.errors.push_back(icmp(at(to), 3, 1, Some("203.0.113.1")));
-    socket.refusals.extend([Failure::NetUnreachable, Failure::NetUnreachable]);
+    socket.refusals.extend([Some(Failure::NetUnreachable); 2]);
     udp.socket_ready(id, FAILED, NOW, &mut around);
     assert_eq!(say(&mut udp, &mut around, "172.17.0.2:4000", to, b"x"), Err(DropReason::NoRoute));
     assert!(around.delivered.is_empty());
@@ -773,7 +847,7 @@ proptest! {
                 Event::Refuse { socket: n, why } => {
                     let all = [Failure::WouldBlock, Failure::Refused, Failure::TooLong, Failure::Other(1), Failure::NoMemory, Failure::Reset];
                     if let Some(id) = pick(n) {
-                        socket(&mut around, id).refusals.push_back(all[why]);
+                        socket(&mut around, id).refusals.push_back(Some(all[why]));
                     }
                 }
                 Event::Publish { tag, container } => {
@@ -850,7 +924,7 @@ fn origin(of: Endpoint) -> Origin {
     container(of.addr.as_v4().unwrap()[3]).0
 }
 
-/// A container sends a datagram.
+/// A container sends a datagram, in a turn of its own.
 fn say(udp: &mut Udp, around: &mut Around, from: &str, to: &str, data: &[u8]) -> Result<(), DropReason> {
     say_at(udp, around, from, to, data, NOW)
 }
@@ -865,6 +939,7 @@ fn say_at(
 ) -> Result<(), DropReason> {
     let from = at(from);
     let done = Packet::udp(from, at(to), data).frame(|frame| udp.input(origin(from), frame, None, now, around));
+    udp.flush(now, around);
     udp.table.audit();
     done
 }
@@ -890,6 +965,7 @@ fn heard(around: &mut Around) -> Vec<(Endpoint, Endpoint, Vec<u8>)> {
 fn send(udp: &mut Udp, around: &mut Around, packet: &Packet, now: Instant) -> Result<(), DropReason> {
     let origin = container(packet.src.as_v4().unwrap()[3]).0;
     let done = packet.frame(|frame| udp.input(origin, frame, None, now, around));
+    udp.flush(now, around);
     udp.table.audit();
     done
 }
