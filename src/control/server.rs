@@ -508,6 +508,10 @@ impl Client {
                 self.refuse_length();
                 continue;
             }
+            if self.ended && !self.input.is_empty() {
+                self.refuse("the last line has no newline, so it may be a part of a request; end it with one".into());
+                continue;
+            }
             if self.ended {
                 return (Next::Close, used);
             }
@@ -583,9 +587,12 @@ impl Client {
     }
 
     fn refuse_length(&mut self) {
-        let error =
-            ApiError::new(Class::Syntax, format!("the request is longer than {MAX_REQUEST} bytes; send smaller ones"));
-        self.output.push(&error_line(&error, None));
+        self.refuse(format!("the request is longer than {MAX_REQUEST} bytes; send smaller ones"));
+    }
+
+    /// The last answer: what comes next cannot be told from what came.
+    fn refuse(&mut self, why: String) {
+        self.output.push(&error_line(&ApiError::new(Class::Syntax, why), None));
         self.input = Vec::new();
         self.scanned = 0;
         self.closing = true;

@@ -466,6 +466,23 @@ fn many_requests_in_one_write_are_answered_in_order() {
 }
 
 #[test]
+fn a_last_line_without_a_newline_is_told_so() {
+    let serving = Serving::start();
+    for request in [VERSION, r#"{"execute":"shut"#] {
+        let mut client = serving.connect();
+        client.send(VERSION);
+        client.send("\n");
+        client.send(request);
+        client.0.get_ref().shutdown(std::net::Shutdown::Write).expect("a socket");
+        assert_eq!(client.answer()["return"]["name"], "pontoon");
+        let answer = client.answer();
+        assert_eq!(class(&answer), "Syntax", "{request}");
+        assert!(answer["error"]["desc"].as_str().is_some_and(|desc| desc.contains("newline")), "{answer}");
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
 fn silent_clients_cost_their_slot_and_nothing_else() {
     let serving = Serving::start();
     let mut silent = serving.connect();
