@@ -276,7 +276,7 @@ pub enum CommandError {
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
     /// The name is taken.
-    #[error("{what} '{name}' exists already; choose another name or remove it first")]
+    #[error("{what} '{name}' exists already; choose another or remove it first")]
     Exists { what: &'static str, name: String },
     /// There is none of that name.
     #[error("there is no {what} '{name}'")]

@@ -75,8 +75,11 @@ impl Datapath {
                         why: format!("it is network '{name}'"),
                     });
                 }
+                if self.routes.get(dst).is_some() {
+                    return Err(CommandError::Exists { what: "route", name: dst.to_string() });
+                }
                 let by_uplink = || self.routes.list().iter().filter(|(_, target)| *target == Target::Uplink).count();
-                if self.routes.get(dst).is_none() && by_uplink() >= MAX_ROUTES {
+                if by_uplink() >= MAX_ROUTES {
                     return Err(CommandError::Full { what: "routes by the uplink", limit: MAX_ROUTES });
                 }
                 self.routes.insert(dst, Target::Uplink);

@@ -540,7 +540,19 @@ fn new_network_takes_no_prefix_that_leads_elsewhere_and_routes_are_bounded() {
         matches!(net.try_apply(Command::AddRoute { dst }), Err(CommandError::Full { .. }))
     });
     assert_eq!(limit, Some(4095), "and the default route");
-    net.apply(Command::AddRoute { dst: "11.0.0.1/32".parse().unwrap() });
+}
+
+#[test]
+fn a_route_that_is_there_is_not_added_again() {
+    let mut net = Net::new();
+    let dst = "10.9.0.0/16".parse().unwrap();
+    net.apply(Command::AddRoute { dst });
+    let error = net.try_apply(Command::AddRoute { dst }).unwrap_err();
+    assert!(matches!(error, CommandError::Exists { what: "route", .. }), "{error}");
+    assert!(error.to_string().contains("route '10.9.0.0/16' exists already"), "{error}");
+    net.apply(Command::RemoveRoute { dst });
+    assert!(net.try_apply(Command::RemoveRoute { dst }).is_err(), "it was there once");
+    net.apply(Command::AddRoute { dst });
 }
 
 // R16
