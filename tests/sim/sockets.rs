@@ -696,7 +696,17 @@ fn published_tcp_port_listens_for_both_families_and_shows_the_clients_address() 
     }
     let flows = net.flows();
     assert_eq!(flows.len(), 5);
-    assert!(flows.iter().all(|f| f.name == "c1" && f.dst == addr("172.17.0.2") && f.dport == 80), "{flows:?}");
+    for flow in &flows {
+        // The client's packets as they came to the host; and the container's.
+        assert_eq!((flow.name.as_str(), flow.dst, flow.dport), ("c1", at.addr, at.port), "{flow:?}");
+        assert_eq!((flow.reply_src, flow.reply_sport), (addr("172.17.0.2"), 80), "{flow:?}");
+    }
+    for line in [
+        "src=203.0.113.7 dst=192.0.2.10 sport=5555 dport=8080 src=172.17.0.2 dst=203.0.113.7 sport=80 dport=5555",
+        "src=127.0.0.1 dst=192.0.2.10 sport=6666 dport=8080 src=172.17.0.2 dst=172.17.0.1 sport=80 dport=6666",
+    ] {
+        assert_eq!(flows.iter().filter(|flow| flow.line.contains(line)).count(), 1, "{line}");
+    }
 }
 
 #[test]
@@ -1027,9 +1037,9 @@ fn connection_that_has_ended_is_listed_as_it_began_with_what_is_left_of_its_wait
     let flows = net.flows();
     let [flow] = &flows[..] else { panic!("{flows:?}") };
     assert_eq!((flow.state, flow.timeout_seconds), ("TIME_WAIT", 7));
-    assert_eq!((flow.src, flow.dst, flow.sport, flow.dport), (addr("203.0.113.7"), addr("172.17.0.2"), 5555, 80));
+    assert_eq!((flow.src, flow.dst, flow.sport, flow.dport), (addr("203.0.113.7"), addr("192.0.2.10"), 5555, 8080));
     assert!(
-        flow.line.starts_with("tcp      6 7 TIME_WAIT src=203.0.113.7 dst=172.17.0.2 sport=5555 dport=80 "),
+        flow.line.starts_with("tcp      6 7 TIME_WAIT src=203.0.113.7 dst=192.0.2.10 sport=5555 dport=8080 "),
         "{}",
         flow.line
     );

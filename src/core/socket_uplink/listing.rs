@@ -92,13 +92,15 @@ impl Datapath {
         let inside = flow.tuple;
         let bytes = |bytes| Traffic { frames: 0, bytes };
         let (out, back) = (bytes(flow.to_host), bytes(flow.to_container));
-        let (original, reply, traffic) = if flow.published {
-            (inside.inverse(), inside, (back, out))
-        } else {
-            (inside, inside.inverse(), (out, back))
+        let peer = flow.dial.unwrap_or(Endpoint { addr: inside.dst, port: inside.dport });
+        let (original, reply, traffic) = match flow.asked {
+            // The client's packets, and what the container answers, as a kernel that translates has it.
+            Some(Endpoint { addr: dst, port: dport }) => {
+                (FiveTuple { src: peer.addr, sport: peer.port, dst, dport, ..inside }, inside, (back, out))
+            }
+            None => (inside, inside.inverse(), (out, back)),
         };
         let answered = flow.state != "CONNECTING" && flow.state != "SYN_SENT";
-        let peer = flow.dial.unwrap_or(Endpoint { addr: inside.dst, port: inside.dport });
         let error = flow.error.map(|error| format!("{error:?}"));
         let mut rest = format!(
             "window={} stored={} peer_window={} cwnd={} in_flight={} retransmits={} age={} peer={}:{}",

@@ -118,6 +118,8 @@ pub(super) struct Flow {
     pub dial: Endpoint,
     /// The published port that it came by, which may be withdrawn by now.
     pub listener: Option<ListenerId>,
+    /// The host's address and port that a client of it asked for.
+    pub asked: Option<Endpoint>,
     pub phase: Phase,
     /// Counted as half-open.
     pub half_open: bool,
@@ -170,6 +172,7 @@ impl Flow {
             socket: None,
             dial,
             listener: None,
+            asked: None,
             phase,
             half_open: false,
             rx: Receive::default(),

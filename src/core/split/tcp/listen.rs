@@ -290,6 +290,7 @@ impl Tcp {
             listener.half_open += 1;
             flow.listener = Some(ListenerId::new(listener.serial, place));
         }
+        flow.asked = Some(accepted.local);
         flow.socket = Some(client);
         flow.half_open = true;
         self.enter(slot, flow, account, now);

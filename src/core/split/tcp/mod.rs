@@ -143,8 +143,8 @@ pub struct Stats {
 struct TimeWait {
     key: Key,
     port: PortId,
-    /// It came by a published port.
-    published: bool,
+    /// As [`Flow::asked`].
+    asked: Option<Endpoint>,
     since: Instant,
     serial: u64,
     /// Our next sequence number, and the container's.
@@ -557,7 +557,7 @@ impl Tcp {
                 let wait = TimeWait {
                     key: flow.key,
                     port: flow.port,
-                    published: flow.listener.is_some(),
+                    asked: flow.asked,
                     since: now,
                     serial: flow.serial,
                     ours,

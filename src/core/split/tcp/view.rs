@@ -21,8 +21,8 @@ pub struct View {
     pub port: PortId,
     /// The other end of the host socket; `None` in TIME_WAIT.
     pub dial: Option<Endpoint>,
-    /// It came by a published port.
-    pub published: bool,
+    /// The host's address and port that a client asked for; `None`: the container began it.
+    pub asked: Option<Endpoint>,
     /// RFC 9293's name of its state; `CONNECTING` before the SYN is answered.
     pub state: &'static str,
     /// Bytes that came in order from the container.
@@ -69,7 +69,7 @@ impl Tcp {
                     network: flow.key.network,
                     port: flow.port,
                     dial: Some(flow.dial),
-                    published: flow.listener.is_some(),
+                    asked: flow.asked,
                     state: flow.state(),
                     to_host: flow.rx.bytes,
                     to_container: flow.tx.bytes,
@@ -95,7 +95,7 @@ impl Tcp {
                     network: wait.key.network,
                     port: wait.port,
                     dial: None,
-                    published: wait.published,
+                    asked: wait.asked,
                     state: "TIME_WAIT",
                     to_host: 0,
                     to_container: 0,
