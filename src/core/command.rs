@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::conntrack::Line;
 use super::port::PortId;
 use crate::frame::Caps;
 use crate::wire::addr::{Addr, Cidr};
@@ -438,6 +439,33 @@ pub struct FlowView {
     /// Of a flow over a host socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<SocketFlowView>,
+}
+
+impl FlowView {
+    /// A flow of `name`, with what passed in the direction of its first packet and in the other.
+    pub(super) fn new(flow: &Line<'_>, name: String, traffic: (Traffic, Traffic)) -> FlowView {
+        let Line { original, reply, remaining, state, replied, assured, rest: _ } = *flow;
+        FlowView {
+            line: flow.to_string().trim_end().to_owned(),
+            proto: original.proto,
+            state: state.unwrap_or_default(),
+            src: original.src,
+            dst: original.dst,
+            sport: original.sport,
+            dport: original.dport,
+            reply_src: reply.src,
+            reply_dst: reply.dst,
+            reply_sport: reply.sport,
+            reply_dport: reply.dport,
+            assured,
+            replied,
+            timeout_seconds: remaining.as_secs(),
+            name,
+            original: traffic.0,
+            reply: traffic.1,
+            socket: None,
+        }
+    }
 }
 
 /// What is known of a flow over a host socket beyond its packets.

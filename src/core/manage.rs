@@ -604,29 +604,10 @@ impl Datapath {
             .flows
             .iter()
             .map(|(_, flow)| {
-                let (original, reply) = (flow.tuple(Direction::Original), flow.tuple(Direction::Reply));
-                let remaining = self.flows.remaining(flow, now);
+                let line = flow.line(self.flows.remaining(flow, now));
                 let traffic = |dir| Traffic { frames: flow.packets(dir), bytes: flow.bytes(dir) };
-                FlowView {
-                    line: flow.line(remaining).to_string(),
-                    proto: original.proto,
-                    state: flow.tcp_state().map_or("", |s| s.name()),
-                    src: original.src,
-                    dst: original.dst,
-                    sport: original.sport,
-                    dport: original.dport,
-                    reply_src: reply.src,
-                    reply_dst: reply.dst,
-                    reply_sport: reply.sport,
-                    reply_dport: reply.dport,
-                    assured: flow.is_assured(),
-                    replied: flow.seen_reply(),
-                    timeout_seconds: remaining.as_secs(),
-                    name: self.name_of(PortId(flow.owner.0)),
-                    original: traffic(Direction::Original),
-                    reply: traffic(Direction::Reply),
-                    socket: None,
-                }
+                let both = (traffic(Direction::Original), traffic(Direction::Reply));
+                FlowView::new(&line, self.name_of(PortId(flow.owner.0)), both)
             })
             .collect();
         Page { rows, next: page.next.map(u64::from) }

@@ -175,7 +175,7 @@ pub struct Line<'a> {
     pub reply: &'a FiveTuple,
     pub remaining: Duration,
     /// Of TCP.
-    pub state: Option<&'a str>,
+    pub state: Option<&'static str>,
     pub replied: bool,
     pub assured: bool,
     /// What follows.

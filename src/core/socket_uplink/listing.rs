@@ -1,7 +1,5 @@
 //! Flows over host sockets as listings show them, and as `conntrack -L` would.
 
-use std::time::Duration;
-
 use crate::core::command::{FlowView, Page, SocketFlowView, Traffic};
 use crate::core::conntrack::{FiveTuple, Line};
 use crate::core::datapath::Datapath;
@@ -11,49 +9,6 @@ use crate::core::time::Instant;
 
 /// Kinds of flows over host sockets that a listing goes through.
 pub(in crate::core) const SOCKET_TABLES: u64 = 3;
-
-/// What the flows of all engines have.
-struct Common {
-    original: FiveTuple,
-    reply: FiveTuple,
-    /// Of TCP, else empty.
-    state: &'static str,
-    replied: bool,
-    assured: bool,
-    timeout: Duration,
-    /// In the direction of the first packet, and in the other.
-    traffic: (Traffic, Traffic),
-}
-
-impl Common {
-    /// `rest`: what only flows of this kind have.
-    fn view(&self, rest: &str, name: String, socket: SocketFlowView) -> FlowView {
-        let Common { original, reply, state, replied, assured, timeout, traffic } = self;
-        let (replied, assured) = (*replied, *assured);
-        let in_words = Some(*state).filter(|state| !state.is_empty());
-        let line = Line { original, reply, remaining: *timeout, state: in_words, replied, assured, rest };
-        FlowView {
-            line: line.to_string().trim_end().to_owned(),
-            proto: original.proto,
-            state,
-            src: original.src,
-            dst: original.dst,
-            sport: original.sport,
-            dport: original.dport,
-            reply_src: reply.src,
-            reply_dst: reply.dst,
-            reply_sport: reply.sport,
-            reply_dport: reply.dport,
-            assured,
-            replied,
-            timeout_seconds: timeout.as_secs(),
-            name,
-            original: traffic.0,
-            reply: traffic.1,
-            socket: Some(socket),
-        }
-    }
-}
 
 impl Datapath {
     /// How many flows over host sockets there are.
@@ -125,12 +80,16 @@ impl Datapath {
             retransmits: flow.retransmits,
             error,
         };
-        let (state, timeout) = (flow.state, flow.timeout);
-        Common { original, reply, state, replied: answered, assured: answered, timeout, traffic }.view(
-            &rest,
-            self.name_of(flow.port),
-            socket,
-        )
+        let line = Line {
+            original: &original,
+            reply: &reply,
+            remaining: flow.timeout,
+            state: Some(flow.state),
+            replied: answered,
+            assured: answered,
+            rest: &rest,
+        };
+        FlowView { socket: Some(socket), ..FlowView::new(&line, self.name_of(flow.port), traffic) }
     }
 
     fn datagram_view(&self, flow: &udp::FlowRow) -> FlowView {
@@ -142,15 +101,16 @@ impl Datapath {
             retransmits: 0,
             error: None,
         };
-        let common = Common {
-            original: flow.original,
-            reply: flow.reply,
-            state: "",
+        let line = Line {
+            original: &flow.original,
+            reply: &flow.reply,
+            remaining: flow.timeout,
+            state: None,
             replied: flow.replied,
             assured: flow.assured,
-            timeout: flow.timeout,
-            traffic: (flow.original_traffic, flow.reply_traffic),
+            rest: "",
         };
-        common.view("", self.name_of(flow.origin.port), socket)
+        let traffic = (flow.original_traffic, flow.reply_traffic);
+        FlowView { socket: Some(socket), ..FlowView::new(&line, self.name_of(flow.origin.port), traffic) }
     }
 }
