@@ -179,14 +179,15 @@ impl Datapath {
             ));
         }
         if let Some(to) = self.nat.aliases().iter().find(|to| subnet.contains(**to)) {
-            let why = format!("{subnet} holds {to}, which a static rule translates sources to; take another");
+        if let Some(loopback) = self.socket_uplink.as_ref().and_then(|uplink| uplink.policy.host_loopback())
+            && subnet.contains(loopback)
+            && config.gateway != Some(loopback)
+        {
+            let why = format!("{subnet} holds {loopback}, by which containers find the host's loopback; take another");
             return Err(invalid("subnet", why));
         }
-        if self.routes.get(subnet) == Some(Target::Uplink) {
-            return Err(invalid(
-                "subnet",
-                format!("{subnet} is routed by the uplink; remove that route or take another"),
-            ));
+            let why = format!("{subnet} holds {to}, which a static rule translates sources to; take another");
+            return Err(invalid("subnet", why));
         }
         Ok(())
     }

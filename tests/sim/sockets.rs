@@ -545,6 +545,17 @@ fn address_of_the_hosts_loopback_leads_there_and_no_other_does() {
 }
 
 #[test]
+fn new_network_has_no_neighbour_that_leads_to_the_hosts_loopback() {
+    let mut net = lab_with_loopback("10.0.2.2");
+    let error = net.try_apply(Command::AddNetwork(network("new", "10.0.2.0/24"))).unwrap_err();
+    assert!(matches!(error, CommandError::Invalid { field: "subnet", .. }), "{error}");
+    assert!(error.to_string().contains("holds 10.0.2.2"), "{error}");
+    let gateway = Some(addr("10.0.2.2"));
+    net.apply(Command::AddNetwork(NetworkConfig { gateway, ..network("new", "10.0.2.0/24") }));
+    net.apply(Command::AddNetwork(network("beside", "10.0.3.0/24")));
+}
+
+#[test]
 fn gateway_that_stands_for_the_loopback_still_answers_echo_and_resets_nothing_else() {
     let mut net = lab_with_loopback("172.17.0.1");
     let a = net.attach();

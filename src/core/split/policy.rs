@@ -155,6 +155,11 @@ impl Policy {
         Policy { config }
     }
 
+    /// The address that stands for the host's loopback.
+    pub fn host_loopback(&self) -> Option<Addr> {
+        self.config.host_loopback
+    }
+
     /// Does an address stand for the host's loopback? Asked before an address of the gateway is taken for the gateway.
     pub fn is_host_loopback(&self, dst: Addr) -> bool {
         self.config.host_loopback == Some(dst)
