@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::tcp::State;
 
-/// Durations as whole seconds, as in `/proc/sys/net/netfilter`.
+/// Durations as whole seconds, as in `/proc/sys/net/netfilter`, but not 0, with which a flow is gone before its answer.
 mod seconds {
     use std::time::Duration;
 
+    use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(d: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -17,7 +18,10 @@ mod seconds {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u32::deserialize(deserializer).map(|secs| Duration::from_secs(secs.into()))
+        match u32::deserialize(deserializer)? {
+            0 => Err(D::Error::custom("0 seconds would end each flow as it begins; give 1 or more, or leave it out")),
+            secs => Ok(Duration::from_secs(secs.into())),
+        }
     }
 }
 
@@ -25,7 +29,7 @@ macro_rules! timeouts {
     ($($(#[$doc:meta])* $class:ident $field:ident = $secs:literal,)*) => {
         /// One duration for each timeout class, named as the sysctls are without their `nf_conntrack_`.
         ///
-        /// In a configuration they are whole seconds; a name that is left out keeps Linux' default.
+        /// In a configuration they are whole seconds, at least 1; a name that is left out keeps Linux' default.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct Timeouts {
@@ -138,6 +142,12 @@ mod tests {
     fn an_unknown_timeout_is_refused_by_name() {
         let e = toml::from_str::<Timeouts>("udp_timeuot = 300").unwrap_err();
         assert!(e.to_string().contains("udp_timeuot"), "{e}");
+    }
+
+    #[test]
+    fn a_timeout_of_no_time_is_refused() {
+        let e = toml::from_str::<Timeouts>("icmp_timeout = 1\nudp_timeout = 0").unwrap_err();
+        assert!(e.to_string().contains("line 2") && e.to_string().contains("0 seconds would end"), "{e}");
     }
 
     #[test]
