@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use pontoon::frame::Caps;
 use pontoon::io::enter::{Class, EnterError, EnterHelper, LIMIT, Opened, Provenance, Request, Target};
 use pontoon::io::lifetime::{CHECK_EVERY, Gone, Life, Watcher};
-use pontoon::io::netcfg::{self, Config, Route};
+use pontoon::io::netcfg::{self, Config, Given, Route};
 use pontoon::io::sys::msg;
 use pontoon::io::sys::netns::{self, Netns};
 use pontoon::io::sys::process::{self, Child};
@@ -95,6 +95,7 @@ fn trials() -> Vec<Trial> {
         an_adopted_device_gets_the_addresses_now_asked_for,
         a_plain_reader_gets_no_header_from_a_device_that_had_one,
         a_device_of_somebody_else_outlives_us,
+        what_somebody_else_gave_a_device_stays,
         a_failing_step_leaves_no_device,
         a_failing_step_takes_its_addresses_from_a_found_device,
         a_missing_namespace_is_said_so,
@@ -183,12 +184,19 @@ fn two_taps_share_a_namespace_and_one_has_the_default_route() {
     let mut helper = helper();
     let first = helper.open(eth0(container.target())).expect("attached");
     let config = Config { addresses: vec![cidr("10.1.0.2/24")], ..Config::default() };
+    // It asks for one as well: who has the namespace by another name does not know that there is one.
+    let config = config.with_gateway("10.1.0.1".parse().expect("an address"));
     let name = "eth1".into();
     let request = Request { name, config, ..eth0(container.target()) };
-    let second = helper.open(request).expect("attached");
+    let second = helper.open(request.clone()).expect("attached");
     assert_eq!(first.netns, second.netns);
     assert_ne!(first.link.mac, second.link.mac);
     assert_eq!(within(&container, default_routes), [GATEWAY_BY_ETH0]);
+    assert_eq!((first.given.routes.len(), second.given.routes.len()), (1, 0));
+    // With the device goes its route, and the next may have one.
+    drop((first, second));
+    let again = helper.open(request).expect("attached again");
+    assert_eq!(again.given.routes.len(), 1);
 }
 
 fn addresses_and_routes_of_both_families_are_set() {
@@ -373,23 +381,41 @@ fn a_plain_reader_gets_no_header_from_a_device_that_had_one() {
 fn a_device_of_somebody_else_outlives_us() {
     let container = Holder::new();
     within(&container, || make_persistent(Kind::Tap, "eth0"));
+    let before = within(&container, || link("eth0"));
     let mut helper = helper();
     let opened = helper.open(eth0(container.target())).expect("attached");
     assert_eq!(opened.provenance, Provenance::Found);
     assert!(opened.device.caps().vnet, "flags are set anew");
-    let netns = opened.netns;
+    assert!(opened.link.up && opened.link != before);
+    let (netns, given) = (opened.netns, opened.given.clone());
     let port = TapPort::attach(opened).expect("kept");
     port.detach().expect("released");
-    let config = eth0(Target::Here).config;
     // Where a path or a number leads to a stranger by now, whose eth0 has the same address, nothing is taken from it.
     let stranger = netns::NetnsId { ino: netns.ino + 1, ..netns };
-    helper.undo(container.target(), stranger, "eth0", config.clone()).expect("nothing to undo");
+    helper.undo(container.target(), stranger, "eth0", given.clone()).expect("nothing to undo");
     assert_eq!(within(&container, || link("eth0")).addresses.len(), 1);
-    helper.undo(Target::Path("/nowhere".into()), netns, "eth0", config.clone()).expect("nothing to undo");
-    helper.undo(container.target(), netns, "eth0", config).expect("undone");
+    helper.undo(Target::Path("/nowhere".into()), netns, "eth0", given.clone()).expect("nothing to undo");
+    helper.undo(container.target(), netns, "eth0", given).expect("undone");
     assert_eq!(devices(&container), ["eth0", "lo"]);
     let (eth0, routes) = within(&container, || (link("eth0"), default_routes()));
-    assert_eq!((eth0.addresses.len(), routes.len()), (0, 0));
+    assert_eq!((eth0, routes.len()), (before, 0), "as it was");
+}
+
+fn what_somebody_else_gave_a_device_stays() {
+    let container = Holder::new();
+    within(&container, || {
+        make_persistent(Kind::Tap, "eth0");
+        netcfg::apply("eth0", &eth0(Target::Here).config, false).expect("prepared");
+    });
+    let before = within(&container, || link("eth0"));
+    let mut helper = helper();
+    let opened = helper.open(eth0(container.target())).expect("attached");
+    assert_eq!(opened.given, Given::default(), "all of it was there");
+    let (netns, given) = (opened.netns, opened.given.clone());
+    TapPort::attach(opened).expect("kept").detach().expect("released");
+    helper.undo(container.target(), netns, "eth0", given).expect("nothing to undo");
+    let (eth0, routes) = within(&container, || (link("eth0"), default_routes()));
+    assert_eq!((eth0, routes), (before, vec![GATEWAY_BY_ETH0.to_owned()]));
 }
 
 // ---- nothing half done
@@ -408,7 +434,8 @@ fn a_failing_step_takes_its_addresses_from_a_found_device() {
     within(&container, || make_persistent(Kind::Tap, "eth0"));
     let error = refused(&mut helper(), unreachable_gateway(container.target()));
     assert_eq!(error.class, Class::Config);
-    assert_eq!(within(&container, || link("eth0")).addresses, []);
+    let eth0 = within(&container, || link("eth0"));
+    assert_eq!((eth0.addresses.len(), eth0.up), (0, false));
 }
 
 // ---- bad input: one clear line each

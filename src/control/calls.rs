@@ -322,8 +322,7 @@ impl<S: Switch, P: Plumber<Port = S::Port>> Calls<S, P> {
         client: ClientId,
     ) -> Result<(Attachment, Vec<Publication>), ApiError> {
         let port = endpoint.port;
-        // What the core may refuse comes before the namespace is touched: a default route that was there before does not
-        // come back.
+        // What the core may refuse comes before the namespace is touched.
         let published = if publications.is_empty() {
             Ok(Vec::new())
         } else {

@@ -38,7 +38,7 @@ pub trait Plumber {
     /// Takes a device that came as a descriptor.
     fn adopt(&mut self, fd: OwnedFd) -> Result<Plugged<Self::Port>, ApiError>;
 
-    /// Gives a device up: one of ours is deleted; from somebody else's, what `request` gave it is taken back.
+    /// Gives a device up: one of ours is deleted; from somebody else's, what it was given is taken back.
     fn close(&mut self, port: Self::Port, request: Option<&Request>) -> Result<(), ApiError>;
 
     /// Gives up many at once, each with what [`Plumber::close`] is told; what fails is logged.
@@ -138,9 +138,10 @@ impl Plumber for Plumbing {
 
     fn close(&mut self, port: TapPort, request: Option<&Request>) -> Result<(), ApiError> {
         let found = port.netns().filter(|_| port.provenance() == Provenance::Found);
+        let given = port.given().clone();
         port.detach().map_err(|error| ApiError::new(Class::Device, format!("cannot give the TAP up: {error}")))?;
         if let (Some(request), Some(netns)) = (request, found) {
-            self.helper.undo(request.target.clone(), netns, &request.name, request.config.clone())?;
+            self.helper.undo(request.target.clone(), netns, &request.name, given)?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@
 //! # Invariants
 //! - A device that pontoon made carries an alias ([`netcfg::ALIAS`]). Only such a device is ever deleted.
 //! - On an error nothing stays: a device that was made, or left over from an earlier run, is gone; from one that somebody
-//!   else made, the addresses just added are taken away again.
+//!   else made, what was just given to it is taken away again.
 //! - The helper ends with its parent: the end of the socket when it is idle, PDEATHSIG when it is not.
 //!
 //! # Limits
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::netcfg::{self, Config, Link, LinkStats, NetcfgError};
+use super::netcfg::{self, Config, Given, Link, LinkStats, NetcfgError};
 use super::sys::msg;
 use super::sys::netns::{self, Netns, NetnsError, NetnsId};
 use super::sys::process::{self, Child, Exit};
@@ -118,6 +118,8 @@ pub struct Opened {
     pub link: Link,
     pub netns: NetnsId,
     pub provenance: Provenance,
+    /// What changed of the device.
+    pub given: Given,
     /// Of the target's process, if the target was one: see [`super::lifetime::Life`].
     pub pidfd: Option<OwnedFd>,
 }
@@ -203,7 +205,7 @@ struct Envelope {
 #[derive(Serialize, Deserialize)]
 enum Order {
     Open(Request),
-    Undo { target: Target, netns: NetnsId, name: String, config: Config },
+    Undo { target: Target, netns: NetnsId, name: String, given: Given },
     Stats { target: Target, name: String },
 }
 
@@ -216,7 +218,7 @@ struct Answer {
 /// The file descriptors of `Opened` travel beside it: the device, then the pidfd if there is one.
 #[derive(Serialize, Deserialize)]
 enum Done {
-    Opened { kind: Kind, link: Link, netns: NetnsId, provenance: Provenance },
+    Opened { kind: Kind, link: Link, netns: NetnsId, provenance: Provenance, given: Given },
     Undone,
     Stats(LinkStats),
 }
@@ -251,18 +253,18 @@ impl EnterHelper {
     /// The device does not persist yet (see [`Provenance::keep`]) unless it did before.
     pub fn open(&mut self, request: Request) -> Result<Opened, EnterError> {
         let (done, fds) = self.ask(Order::Open(request))?;
-        let Done::Opened { kind, link, netns, provenance } = done else {
+        let Done::Opened { kind, link, netns, provenance, given } = done else {
             return Err(out_of_order());
         };
         let mut fds = fds.into_iter();
         let device = Device::adopt(fds.next().ok_or_else(out_of_order)?, kind)?;
-        Ok(Opened { device, link, netns, provenance, pidfd: fds.next() })
+        Ok(Opened { device, link, netns, provenance, given, pidfd: fds.next() })
     }
 
-    /// Takes back from a device that is not ours ([`Provenance::Found`]) what `config` gave it. If `target` leads to
+    /// Takes back from a device that is not ours ([`Provenance::Found`]) what it was given. If `target` leads to
     /// another namespace than `netns` by now, or to none, nothing is touched: the device is gone with its own.
-    pub fn undo(&mut self, target: Target, netns: NetnsId, name: &str, config: Config) -> Result<(), EnterError> {
-        match self.ask(Order::Undo { target, netns, name: name.into(), config })? {
+    pub fn undo(&mut self, target: Target, netns: NetnsId, name: &str, given: Given) -> Result<(), EnterError> {
+        match self.ask(Order::Undo { target, netns, name: name.into(), given })? {
             (Done::Undone, _) => Ok(()),
             _ => Err(out_of_order()),
         }
@@ -430,9 +432,9 @@ fn work(socket: &OwnedFd, number: u64, order: Order, helper: i32) -> u8 {
     let mut fds = Vec::new();
     let result = match order {
         Order::Open(request) => open(&request, helper, &mut fds),
-        Order::Undo { target, netns, name, config } => match enter(&target, helper) {
+        Order::Undo { target, netns, name, given } => match enter(&target, helper) {
             Ok((found, _)) if found == netns => {
-                netcfg::undo(&name, &config).map(|()| Done::Undone).map_err(EnterError::from)
+                netcfg::undo(&name, &given).map(|()| Done::Undone).map_err(EnterError::from)
             }
             Ok(_) => Ok(Done::Undone),
             Err(error) if error.class == Class::NoTarget => Ok(Done::Undone),
@@ -489,19 +491,17 @@ fn open(request: &Request, helper: i32, fds: &mut Vec<OwnedFd>) -> Result<Done, 
         // (root entering somebody's user namespace) this fails, and it stays so.
         let _ = device.set_owner(rustix::process::geteuid().as_raw());
     }
-    match netcfg::apply(name, config, provenance == Provenance::Made) {
+    let mut given = Given::default();
+    match netcfg::give(name, config, provenance == Provenance::Made, &mut given) {
         Ok(link) => {
             fds.push(device.into());
             fds.extend(pidfd);
-            Ok(Done::Opened { kind: *kind, link, netns, provenance })
+            Ok(Done::Opened { kind: *kind, link, netns, provenance, given })
         }
         Err(error) => {
-            if let Some(before) = before.filter(|_| provenance == Provenance::Found) {
-                let mut added = config.clone();
-                added.addresses.retain(|address| !before.addresses.contains(address));
-                added.routes.clear();
+            if provenance == Provenance::Found {
                 // What failed is what the caller is told; a second failure on the way back would only hide it.
-                let _ = netcfg::undo(name, &added);
+                let _ = netcfg::undo(name, &given);
             }
             let _ = provenance.release(device);
             Err(error.into())

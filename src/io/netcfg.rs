@@ -1,14 +1,17 @@
 //! The inside of a network namespace: link, addresses and routes, by netlink.
 //!
 //! # Theory of operation
-//! [`apply`] runs in the namespace (the socket belongs to the one in which it is made) and brings a device to a
+//! [`give`] runs in the namespace (the socket belongs to the one in which it is made) and brings a device to a
 //! [`Config`]: what is already so is left alone, so that a device of an earlier run is adopted without a gap, and a
 //! device that an administrator prepared needs no privilege at all. The order is the kernel's: lo, MAC before up, up,
-//! addresses (the connected routes come with them), routes last. An error names the step; [`undo`] takes back what a
-//! detached device that is not ours was given.
+//! addresses (the connected routes come with them), routes last. An error names the step; what a device was [`Given`]
+//! until then, or until it is detached, [`undo`] takes back.
+//!
+//! A default route is only for a namespace that has none: where one leads by another device, whoever made it, it stays,
+//! and ours is left out. Other routes replace the one that is there (of the same metric), and undoing does not bring that
+//! one back.
 //!
 //! # Limits
-//! A default route replaces the one that is there (of the same metric), and undoing does not bring that one back.
 //! `gso_max_segs` and the queue length are wishes: a kernel or a device that refuses them is served without.
 //!
 //! # References
@@ -95,6 +98,20 @@ impl Config {
     }
 }
 
+/// What [`give`] changed of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Given {
+    /// It was down.
+    pub up: bool,
+    /// What it had before, of what was changed.
+    pub mac: Option<Mac>,
+    pub mtu: Option<u32>,
+    pub queue_len: Option<u32>,
+    /// What it had not.
+    pub addresses: Vec<Cidr>,
+    pub routes: Vec<Route>,
+}
+
 /// What a device is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
@@ -140,15 +157,20 @@ pub struct NetcfgError {
     hint: String,
 }
 
+/// As [`give`], where nobody will take it back.
+pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgError> {
+    give(name, config, made, &mut Given::default())
+}
+
 /// Brings the device `name`, of the calling thread's network namespace, to `config`.
 ///
-/// `made`: we made it just now, so it is marked as ours.
-pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgError> {
+/// `made`: we made it just now, so it is marked as ours. Each change is noted in `given` as soon as it is made.
+pub fn give(name: &str, config: &Config, made: bool, given: &mut Given) -> Result<Link, NetcfgError> {
     let Config { label, mac, mtu, queue_len, addresses, routes } = config;
     let mut netlink = explain(name, Netlink::open(), "open a netlink socket", "")?;
     let lo = explain(name, netlink.link("lo"), "find lo", "")?;
     if !lo.up {
-        let done = netlink.set_up(lo.index);
+        let done = netlink.set_up(lo.index, true);
         explain(name, done, "bring lo up", "link set lo up")?;
     }
 
@@ -169,6 +191,7 @@ pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgErro
         let done = netlink.set_link(index, LinkAttribute::Address(mac.0.to_vec()));
         let command = format!("link set {name} address {mac}");
         explain(name, done, &format!("set its MAC to {mac}"), &command)?;
+        given.mac = link.mac;
     }
     if let Some(mtu) = *mtu
         && link.mtu != mtu
@@ -176,20 +199,23 @@ pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgErro
         let done = netlink.set_link(index, LinkAttribute::Mtu(mtu));
         let command = format!("link set {name} mtu {mtu}");
         explain(name, done, &format!("set its MTU to {mtu}"), &command)?;
+        given.mtu = Some(link.mtu);
     }
     let queue_len = queue_len.unwrap_or(QUEUE_LEN);
-    if link.queue_len != queue_len
-        && let Err(reason) = netlink.set_link(index, LinkAttribute::TxQueueLen(queue_len))
-    {
+    if link.queue_len != queue_len {
         let len = link.queue_len;
-        log::info!("{name}: its queue stays {len} frames long: {reason}");
+        match netlink.set_link(index, LinkAttribute::TxQueueLen(queue_len)) {
+            Ok(()) => given.queue_len = Some(len),
+            Err(reason) => log::info!("{name}: its queue stays {len} frames long: {reason}"),
+        }
     }
     if let Err(reason) = netlink.set_link(index, LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS)) {
         log::debug!("{name}: gso_max_segs stays as it is: {reason}");
     }
     if !link.up {
         let command = format!("link set {name} up");
-        explain(name, netlink.set_up(index), "bring it up", &command)?;
+        explain(name, netlink.set_up(index, true), "bring it up", &command)?;
+        given.up = true;
     }
 
     if ours && !made && !addresses.is_empty() {
@@ -201,14 +227,21 @@ pub fn apply(name: &str, config: &Config, made: bool) -> Result<Link, NetcfgErro
         let done = netlink.add_address(index, address);
         let command = format!("addr add {address} dev {name}");
         explain(name, done, &format!("add the address {address}"), &command)?;
+        given.addresses.push(address);
     }
     for route in routes {
-        let done = match netlink.replace_route(index, route) {
-            Err(Errno::PERM) if netlink.has_route(index, route) => Ok(()),
-            done => done,
-        };
+        let found = explain(name, netlink.routes(), "read the routes", "")?;
+        if found.iter().any(|found| is_route(found, index, route)) {
+            continue;
+        }
+        if route.to.bits() == 0 && found.iter().any(|found| leads_everywhere(found, route.to.addr().is_v4(), index)) {
+            log::info!("{name}: not the default route: there is one by another device");
+            continue;
+        }
+        let done = netlink.replace_route(index, route);
         let command = format!("route replace {route} dev {name}");
         explain(name, done, &format!("route {route}"), &command)?;
+        given.routes.push(*route);
     }
     explain(name, netlink.link(name), "read it back", "")
 }
@@ -228,25 +261,37 @@ fn explain<T>(device: &str, done: Result<T, Errno>, step: &str, command: &str) -
     })
 }
 
-/// Takes from the device `name` the addresses of `config`, and with them the routes that need them, and the routes of
-/// `config`. What is gone already is no error.
-pub fn undo(name: &str, config: &Config) -> Result<(), NetcfgError> {
+/// Takes from the device `name` what it was given, and with its addresses the routes that need them. What is gone already
+/// is no error.
+pub fn undo(name: &str, given: &Given) -> Result<(), NetcfgError> {
+    let Given { up, mac, mtu, queue_len, addresses, routes } = given;
     let mut netlink = explain(name, Netlink::open(), "open a netlink socket", "")?;
     let link = match netlink.link(name) {
         Err(Errno::NODEV) => return Ok(()),
         link => explain(name, link, "find the device", "")?,
     };
-    for route in &config.routes {
-        let done = match netlink.remove_route(link.index, route) {
+    let index = link.index;
+    for route in routes {
+        let done = match netlink.remove_route(index, route) {
             Err(Errno::SRCH) => Ok(()),
             done => done,
         };
         explain(name, done, &format!("remove the route {route}"), "")?;
     }
-    let given = |address: &&Cidr| link.addresses.contains(address);
-    for &address in config.addresses.iter().filter(given) {
-        let done = netlink.remove_address(link.index, address);
+    for &address in addresses.iter().filter(|address| link.addresses.contains(address)) {
+        let done = netlink.remove_address(index, address);
         explain(name, done, &format!("remove the address {address}"), "")?;
+    }
+    if *up {
+        explain(name, netlink.set_up(index, false), "take it down", "")?;
+    }
+    let before = [
+        mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())),
+        mtu.map(LinkAttribute::Mtu),
+        queue_len.map(LinkAttribute::TxQueueLen),
+    ];
+    for attribute in before.into_iter().flatten() {
+        explain(name, netlink.set_link(index, attribute), "give it back what it had", "")?;
     }
     Ok(())
 }
@@ -392,10 +437,10 @@ impl Netlink {
         self.order(RouteNetlinkMessage::SetLink(message), 0)
     }
 
-    fn set_up(&mut self, index: u32) -> Result<(), Errno> {
+    fn set_up(&mut self, index: u32, up: bool) -> Result<(), Errno> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         message.header.change_mask = LinkFlags::Up;
         self.order(RouteNetlinkMessage::SetLink(message), 0)
     }
@@ -420,15 +465,10 @@ impl Netlink {
         self.order(RouteNetlinkMessage::DelRoute(route_message(index, route)), 0)
     }
 
-    /// Whether the main table sends the route's destinations where it says. Asked only when we may not set it.
-    fn has_route(&mut self, index: u32, route: &Route) -> bool {
-        self.routes(index).is_ok_and(|found| found.iter().any(|found| is_route(found, index, route)))
-    }
-
     /// Removes from a device of an earlier run what `config` does not ask for: addresses, and the static routes, which
     /// were that run's (what somebody adds by hand has another protocol).
     fn remove_others(&mut self, link: &Link, config: &Config) -> Result<(), Errno> {
-        for route in self.routes(link.index)? {
+        for route in self.routes()?.into_iter().filter(|route| leads_by(route, link.index)) {
             let wanted = |wanted: &Route| is_route(&route, link.index, wanted);
             if route.header.protocol == RouteProtocol::Static && !config.routes.iter().any(wanted) {
                 self.order(RouteNetlinkMessage::DelRoute(route), 0)?;
@@ -445,17 +485,12 @@ impl Netlink {
         Ok(())
     }
 
-    /// The routes of the main table through a device, of both families.
-    fn routes(&mut self, index: u32) -> Result<Vec<RouteMessage>, Errno> {
+    /// The routes of the main table, of both families.
+    fn routes(&mut self) -> Result<Vec<RouteMessage>, Errno> {
         let message = RouteNetlinkMessage::GetRoute(RouteMessage::default());
         let answers = self.request(message, NLM_F_DUMP)?;
         let routes = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(route)
-                if route.header.table == RouteHeader::RT_TABLE_MAIN
-                    && route.attributes.contains(&RouteAttribute::Oif(index)) =>
-            {
-                Some(route)
-            }
+            RouteNetlinkMessage::NewRoute(route) if route.header.table == RouteHeader::RT_TABLE_MAIN => Some(route),
             _ => None,
         });
         Ok(routes.collect())
@@ -520,6 +555,19 @@ fn is_route(found: &RouteMessage, index: u32, route: &Route) -> bool {
     found.header.address_family == wanted.header.address_family
         && found.header.destination_prefix_length == wanted.header.destination_prefix_length
         && wanted.attributes.iter().all(has)
+}
+
+fn leads_by(route: &RouteMessage, index: u32) -> bool {
+    route.attributes.contains(&RouteAttribute::Oif(index))
+}
+
+/// Whether a route of the kernel's is a default route that leads somewhere else than by this device.
+fn leads_everywhere(found: &RouteMessage, v4: bool, index: u32) -> bool {
+    let wanted = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    found.header.address_family == wanted
+        && found.header.destination_prefix_length == 0
+        && found.header.kind == RouteType::Unicast
+        && !leads_by(found, index)
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 
 use super::enter::{Opened, Provenance};
+use super::netcfg::Given;
 use super::sys::netns::NetnsId;
 use super::sys::tuntap::{Device, Kind, TunError};
 
@@ -16,20 +17,22 @@ pub struct TapPort {
     device: Device,
     netns: Option<NetnsId>,
     provenance: Provenance,
+    given: Given,
 }
 
 impl TapPort {
     /// Takes what the helper opened, and has it persist until [`TapPort::detach`].
     pub fn attach(opened: Opened) -> io::Result<Self> {
-        let Opened { device, link: _, netns, provenance, pidfd: _ } = opened;
+        let Opened { device, link: _, netns, provenance, given, pidfd: _ } = opened;
         provenance.keep(&device)?;
-        Ok(Self { device, netns: Some(netns), provenance })
+        Ok(Self { device, netns: Some(netns), provenance, given })
     }
 
     /// Takes a file descriptor that somebody made and configured and handed over (`--tap-fd`); nothing of the device
     /// but its offloads is changed, now or at the end.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
-        Ok(Self { device: Device::adopt(fd, Kind::Tap)?, netns: None, provenance: Provenance::Found })
+        let device = Device::adopt(fd, Kind::Tap)?;
+        Ok(Self { device, netns: None, provenance: Provenance::Found, given: Given::default() })
     }
 
     pub fn device(&self) -> &Device {
@@ -43,6 +46,11 @@ impl TapPort {
 
     pub fn provenance(&self) -> Provenance {
         self.provenance
+    }
+
+    /// What was changed of the device when it was opened.
+    pub fn given(&self) -> &Given {
+        &self.given
     }
 
     /// Gives it up: a device of ours is deleted. (Dropping it instead leaves the device to the next start, as a kill

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use pontoon::io::netcfg;
 use pontoon::io::sys::msg;
 use pontoon::io::sys::tuntap::{Device, Header, Kind};
 use rustix::mount::{UnmountFlags, unmount};
@@ -28,6 +29,8 @@ pub const CLAIMS: &[Claim] = claims![
     it_is_ready_soon_and_says_so,
     a_link_that_is_down_is_counted_and_works_again,
     a_namespace_has_several_ports_and_networks_are_apart,
+    a_second_name_in_a_namespace_leaves_the_default_route_where_it_is,
+    a_tap_of_somebody_else_is_as_it_was_when_it_is_detached,
     a_brought_tap_lives_as_long_as_its_connection,
     the_command_that_brings_a_tap_keeps_it,
     the_command_that_brings_a_tap_ends_with_its_port,
@@ -276,6 +279,49 @@ fn tap_in(netns: &Netns, address: &str) -> OwnedFd {
     let device = netns.enter(|| Device::open(Kind::Tap, "tap0", Header::Vnet)).expect("a TAP");
     netns.ip(&format!("addr add {address}/16 dev tap0\nlink set tap0 up"));
     device.as_fd().try_clone_to_owned().expect("a descriptor more")
+}
+
+fn a_second_name_in_a_namespace_leaves_the_default_route_where_it_is() {
+    let case = Case::new();
+    let c1 = case.netns("c1");
+    let switch = case.switch(&[]);
+    switch.tell(&["network", "add", "back", "--subnet", "10.1.0.0/24"]);
+    switch.attach("front", &c1, &[]);
+    switch.attach("back", &c1, &["--net", "back", "--ifname", "eth1"]);
+    let default = || c1.run("ip", &["route", "show", "default"], "").trim().to_owned();
+    assert_eq!(default(), "default via 172.17.0.1 dev eth0 proto static");
+    Pair::new((&c1, C1), (&case.world, SERVER)).ask();
+    switch.tell(&["detach", "back"]);
+    assert_eq!(default(), "default via 172.17.0.1 dev eth0 proto static");
+    // Where there is none, the first port brings one.
+    switch.tell(&["detach", "front"]);
+    switch.attach("back", &c1, &["--net", "back", "--ifname", "eth1"]);
+    assert_eq!(default(), "default via 10.1.0.1 dev eth1 proto static");
+}
+
+fn a_tap_of_somebody_else_is_as_it_was_when_it_is_detached() {
+    let case = Case::new();
+    let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));
+    c1.ip("tuntap add dev eth0 mode tap\nlink set dev eth0 mtu 1400\naddr add 203.0.113.9/24 dev eth0");
+    let look = || c1.enter(|| netcfg::link("eth0").expect("it is there"));
+    let before = look();
+    assert!(!before.up && before.addresses.len() == 1, "{before:?}");
+    let switch = case.switch(&[]);
+    switch.attach("c2", &c2, &["--ip", &C2.to_string()]);
+    let attach = || {
+        switch.attach("c1", &c1, &["--ip", &C1.to_string()]);
+        Pair::new((&c1, C1), (&c2, C2)).ask();
+        assert!(look().up);
+    };
+    attach();
+    switch.tell(&["detach", "c1"]);
+    assert_eq!(look(), before);
+    assert_eq!(c1.run("ip", &["route"], ""), "");
+    // And when the switch ends.
+    attach();
+    switch.signal(Signal::TERM);
+    assert_eq!(switch.ended(), 0);
+    assert_eq!(look(), before);
 }
 
 fn a_brought_tap_lives_as_long_as_its_connection() {

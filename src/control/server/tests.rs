@@ -600,7 +600,7 @@ fn an_attachment_that_fails_leaves_nothing_and_names_the_step() {
         assert!(desc.contains(says), "{answer}");
         let world = serving.shared.world();
         assert_eq!((world.ports.len(), world.open_devices), (0, 0), "{arguments}");
-        // A default route that a device replaces does not come back with it, so what can be refused is refused before.
+        // What can be refused is refused before the namespace is touched.
         assert!(!says.starts_with("publish") || !world.log.iter().any(|what| what == "make eth0"));
     }
 }
