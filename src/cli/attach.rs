@@ -11,6 +11,7 @@ use super::table::show;
 use super::{Control, Failure};
 use crate::control::portspec::PortSpec;
 use crate::control::protocol::{Attach, Call, DEFAULT_NETWORK, MacSpec};
+use crate::io::spool::tell;
 use crate::io::sys::inherit;
 use crate::wire::addr::Addr;
 
@@ -105,7 +106,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             .wait_for_end()
             .map_err(|error| Failure::Failed(format!("the connection to the switch broke: {error}")))?;
         let why = "it was detached, its device was deleted, or the switch has ended";
-        eprintln!("pontoon: attach: {}: its port is gone: {why}", show(&told["name"]));
+        tell(&format!("pontoon: attach: {}: its port is gone: {why}", show(&told["name"])));
     }
     Ok(())
 }

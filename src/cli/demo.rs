@@ -40,6 +40,7 @@ use super::userns;
 use crate::control::portspec::PortSpec;
 use crate::core::counters::DropReason;
 use crate::io::netcfg::{self, Config};
+use crate::io::spool::tell;
 use crate::io::sys::netns;
 use crate::io::sys::tuntap::{Device, Header, Kind};
 use crate::wire::addr::{Addr, Cidr};
@@ -92,7 +93,7 @@ pub fn run() -> ExitCode {
     let set = match Set::build() {
         Ok(set) => set,
         Err(why) => {
-            eprintln!("pontoon demo: {why}");
+            tell(&format!("pontoon demo: {why}"));
             return ExitCode::FAILURE;
         }
     };

@@ -35,6 +35,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::Call;
+use crate::io::spool::tell;
 
 /// An Ethernet switch, a router and a NAT for rootless containers, in one unprivileged process.
 #[derive(Debug, Parser)]
@@ -159,7 +160,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
         Err(error) => {
-            eprintln!("pontoon: {}", one_line(&error));
+            tell(&format!("pontoon: {}", one_line(&error)));
             return ExitCode::from(2);
         }
     };
@@ -190,11 +191,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) | Err(Failure::Enough) => ExitCode::SUCCESS,
         Err(Failure::Usage(why)) => {
-            eprintln!("pontoon: {name}: {why}");
+            tell(&format!("pontoon: {name}: {why}"));
             ExitCode::from(2)
         }
         Err(Failure::Failed(why)) => {
-            eprintln!("pontoon: {name}: {why}");
+            tell(&format!("pontoon: {name}: {why}"));
             ExitCode::FAILURE
         }
     }

@@ -45,6 +45,7 @@ use super::config::{Overrides, Settings, Source, UplinkChoice, UplinkSpec};
 use super::switch::{failed, inherited};
 use crate::control::portspec::{self, PortSpec};
 use crate::control::protocol::{Attached, DEFAULT_NETWORK, Level};
+use crate::io::spool;
 use crate::io::sys::process;
 use crate::io::sys::signal::Signals;
 use crate::io::sys::{inherit, msg};
@@ -126,7 +127,7 @@ fn complain(why: &str, status: u8) -> ExitCode {
 
 /// One line on standard error.
 fn tell_person(what: &str) {
-    eprintln!("pontoon: run: {what}");
+    spool::tell(&format!("pontoon: run: {what}"));
 }
 
 fn attempt(options: Options) -> Result<Outcome, Failure> {

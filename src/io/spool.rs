@@ -5,11 +5,11 @@
 //! the queue is full the line is lost; how many were is told in one line as soon as writing goes on.
 //!
 //! Before [`Spool::start`], and in the helper, which may have one thread only, a line is written at once if there is room
-//! for it and lost if not.
+//! for it and lost if not. [`tell`] is for what a person is to read of a command that ends: it waits a moment.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,37 @@ fn write_line(out: BorrowedFd<'_>, mut line: &[u8]) {
             Err(_) => return,
         }
     }
+}
+
+/// How long a line for a person waits for room.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Writes a line to standard error at once: why there is no result, which may be the last that is said. Where nobody makes
+/// room for it within a second it is lost, and so is the next if there is no room yet; what it is about is not to hang on it.
+pub fn tell(line: &str) {
+    static DEAF: AtomicBool = AtomicBool::new(false);
+    let at_most = if DEAF.load(Ordering::Relaxed) { Duration::ZERO } else { TOLD_WITHIN };
+    let written = write_within(rustix::stdio::stderr(), format!("{line}\n").as_bytes(), at_most);
+    DEAF.store(!written, Ordering::Relaxed);
+}
+
+/// `false`: not all of it.
+fn write_within(out: BorrowedFd<'_>, line: &[u8], at_most: Duration) -> bool {
+    let deadline = Instant::now() + at_most;
+    // A pipe that has room has it for so much; more could block.
+    for mut part in line.chunks(MAX_LINE) {
+        while !part.is_empty() {
+            if !wait_writable(out, deadline.saturating_duration_since(Instant::now())).unwrap_or(false) {
+                return false;
+            }
+            match rustix::io::write(out, part) {
+                Ok(len) => part = &part[len..],
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+    true
 }
 
 static SPOOL: OnceLock<Spool> = OnceLock::new();
@@ -179,5 +210,24 @@ mod tests {
         // Told when the first line goes on, so it is the whole of it.
         assert!(lost >= 7, "{lost}");
         assert_eq!(whole + lost, pushed);
+    }
+
+    #[test]
+    fn what_is_told_waits_for_room_but_not_for_ever() {
+        let (mut reader, writer) = pipe().expect("a pipe");
+        let size = rustix::pipe::fcntl_getpipe_size(&reader).expect("a pipe");
+        rustix::io::write(&writer, &vec![b'.'; size]).expect("as much as it holds");
+        assert!(!write_within(writer.as_fd(), b"lost\n", Duration::from_millis(1)));
+        let first = std::thread::spawn(move || {
+            let mut start = vec![0; size];
+            reader.read_exact(&mut start).expect("it is full");
+            let mut rest = String::new();
+            reader.read_to_string(&mut rest).expect("the writer ends");
+            rest
+        });
+        let long = "x".repeat(2 * MAX_LINE + 5);
+        assert!(write_within(writer.as_fd(), long.as_bytes(), Duration::from_secs(10)));
+        drop(writer);
+        assert!(first.join().expect("no panic") == long, "all of it, once there is room");
     }
 }

@@ -114,6 +114,12 @@ impl Case {
         Switch::spawn(command, self.control())
     }
 
+    /// One that is not waited for, because it will not get ready.
+    pub fn failing(&self, mut command: Command) -> Switch {
+        let child = command.spawn().unwrap_or_else(|error| panic!("{PROGRAM}: {error}"));
+        Switch { child: RefCell::new(child), control: self.control() }
+    }
+
     /// Runs `pontoon` with these words, to its end.
     pub fn say(&self, words: &[&str]) -> Said {
         let mut command = self.host.command(PROGRAM);

@@ -20,6 +20,7 @@ pub const CLAIMS: &[Claim] = claims![
     frames_that_waited_arrive_in_their_order,
     a_client_that_reads_nothing_delays_nobody,
     a_standard_error_that_nobody_reads_stops_nothing,
+    a_start_that_fails_ends_though_nobody_reads_why,
     a_crowd_of_clients_is_told_once,
     a_ready_fd_that_nobody_reads_ends_it_with_a_line,
     without_its_helper_an_attach_says_so_and_traffic_goes_on,
@@ -148,6 +149,20 @@ fn a_standard_error_that_nobody_reads_stops_nothing() {
     switch.tell(&["detach", "c2"]);
     switch.signal(Signal::TERM);
     assert_eq!(switch.ended(), 0);
+    drop(reader);
+}
+
+fn a_start_that_fails_ends_though_nobody_reads_why() {
+    let case = Case::new();
+    let (reader, writer) = pipe().expect("a pipe");
+    fill(&writer);
+    for options in [&["--config", "/run/none.toml"][..], &["--uplink", "carrier-pigeon"], &["--subnet", "224.0.0.0/8"]]
+    {
+        let mut command = case.switch_command(&[]);
+        command.args(options).stderr(writer.try_clone().expect("a copy"));
+        let switch = case.failing(command);
+        assert_ne!(switch.ended(), 0, "{options:?}");
+    }
     drop(reader);
 }
 
