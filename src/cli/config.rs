@@ -725,7 +725,8 @@ mod tests {
                 "[switch]\nuplink = { name = \"u\", address = \"192.0.2.1\", peer = \"192.0.2.1/24\" }\n",
                 "line 2: uplink peer",
             ),
-            ("[[rule]]\nmasq = {}\n", "unknown variant `masq`"),
+            ("[[rule]]\nmasq = {}\n", "line 2: unknown field `masq`, expected one of `dnat`, `snat`, `nonat`"),
+            ("\n[[rule]]\n", "line 2: give exactly one of dnat, snat and nonat"),
         ] {
             let error = error(text);
             assert!(error.contains(says) && !error.contains('\n'), "{text}: {error}");

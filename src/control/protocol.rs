@@ -50,11 +50,10 @@ macro_rules! calls {
             }
 
             fn parse(name: &str, arguments: Value) -> Result<Call, ApiError> {
-                let refused = |error: serde_json::Error| {
-                    ApiError::new(Class::Arguments, format!("{name}: {error}"))
-                };
                 match name {
-                    $($name => serde_json::from_value(arguments).map(Call::$variant).map_err(refused),)*
+                    $($name => serde_path_to_error::deserialize(arguments)
+                        .map(Call::$variant)
+                        .map_err(|error| wrong_argument(name, &error)),)*
                     _ => Err(ApiError::new(
                         Class::UnknownCall,
                         format!("there is no call '{name}'; there are: {}", Call::NAMES.join(", ")),
@@ -174,6 +173,16 @@ impl Call {
         }
         serde_json::to_string(&request)
     }
+}
+
+/// Names the argument, unless it is all of them together that is wrong.
+fn wrong_argument(call: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let (path, why) = (error.path(), error.inner());
+    let desc = match path.iter().next() {
+        Some(_) => format!("{call}: {path}: {why}"),
+        None => format!("{call}: {why}"),
+    };
+    ApiError::new(Class::Arguments, desc)
 }
 
 /// What somebody called something may have line breaks and other control characters in it.
@@ -544,11 +553,33 @@ pub struct Unpublish {
 
 /// A static rule: one of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[serde(rename_all = "lowercase", try_from = "Kinds")]
 pub enum Rule {
     Dnat(Dnat),
     Snat(Snat),
     NoNat(NoNat),
+}
+
+/// A rule as it is read: serde's own words for none of an enum's variants, or two, name none of them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kinds {
+    dnat: Option<Dnat>,
+    snat: Option<Snat>,
+    nonat: Option<NoNat>,
+}
+
+impl TryFrom<Kinds> for Rule {
+    type Error = &'static str;
+
+    fn try_from(kinds: Kinds) -> Result<Rule, &'static str> {
+        match kinds {
+            Kinds { dnat: Some(dnat), snat: None, nonat: None } => Ok(Rule::Dnat(dnat)),
+            Kinds { dnat: None, snat: Some(snat), nonat: None } => Ok(Rule::Snat(snat)),
+            Kinds { dnat: None, snat: None, nonat: Some(nonat) } => Ok(Rule::NoNat(nonat)),
+            _ => Err("give exactly one of dnat, snat and nonat"),
+        }
+    }
 }
 
 /// New flows to `dst:port` go to `to:to_port` instead.
@@ -700,9 +731,26 @@ mod tests {
             (r#"{"execute":"detach"}"#, "name"),
             (r#"{"execute":"version","arguments":{"verbose":1}}"#, "verbose"),
             (r#"{"execute":"network-add","arguments":{"name":"n","subnet":"10.0.0/8"}}"#, "'10.0.0/8' is not a prefix"),
-            (r#"{"execute":"network-add","arguments":{"name":"n","mtu":70000}}"#, "70000"),
-            (r#"{"execute":"publish","arguments":{"name":"c","ports":["80:"]}}"#, "not a port"),
+            (
+                r#"{"execute":"network-add","arguments":{"name":"n","mtu":70000}}"#,
+                "network-add: mtu: invalid value: integer `70000`",
+            ),
+            (r#"{"execute":"attach","arguments":{"name":"c","pid":"1"}}"#, "attach: pid: invalid type: string"),
+            (
+                r#"{"execute":"publish","arguments":{"name":"c","ports":["80","80:"]}}"#,
+                "publish: ports[1]: '80:' is no published port",
+            ),
+            (r#"{"execute":"detach","arguments":[]}"#, "detach: "),
             (r#"{"execute":"rule-add","arguments":{"masq":{}}}"#, "`dnat`, `snat`"),
+            (r#"{"execute":"rule-add"}"#, "rule-add: give exactly one of dnat, snat and nonat"),
+            (
+                r#"{"execute":"rule-add","arguments":{"nonat":{"dst":"198.51.100.0/24"},"snat":{"source":"172.17.0.0/16","to":"192.0.2.1"}}}"#,
+                "exactly one of dnat, snat and nonat",
+            ),
+            (
+                r#"{"execute":"rule-add","arguments":{"nonat":{"dst":"198.51.100"}}}"#,
+                "rule-add: nonat.dst: '198.51.100'",
+            ),
         ] {
             let error = parsed(line).expect_err(line);
             assert_eq!(error.class, Class::Arguments, "{line}");
