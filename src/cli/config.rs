@@ -4,10 +4,12 @@
 //! [`File`] is the file as written; [`Settings`] is what the switch runs with: options over the file over defaults. All
 //! of it is judged before anything starts: each field when it is read, and the whole by a rehearsal, in which a core of
 //! its own, without devices, is given every command in the order in which the real one will get them.
-//! An error names the line.
+//! An error names the line, also that of a key which only the whole shows to be wrong.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -15,6 +17,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use crate::control::protocol::{Level, NetworkSpec, Route, Rule};
 use crate::core::command::{Command, CommandError, UplinkConfig};
@@ -47,9 +50,9 @@ pub struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SwitchSection {
-    pub control: Option<PathBuf>,
+    pub control: Option<Spanned<PathBuf>>,
     pub log: Option<Level>,
-    pub pcap: Option<PathBuf>,
+    pub pcap: Option<Spanned<PathBuf>>,
     pub flow_limit: Option<Spanned<u32>>,
     pub flow_quota: Option<Spanned<u32>>,
     /// TCP outside the window passes (`nf_conntrack_tcp_be_liberal`).
@@ -81,6 +84,18 @@ pub struct SocketsSpec {
     pub options: sockets::Options,
     /// What containers may reach by them.
     pub policy: policy::Config,
+    /// Where each of `options` was asked for.
+    pub origins: Vec<(Origin, sockets::Options)>,
+}
+
+impl SocketsSpec {
+    /// Asks the host whether it has all of it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (origin, option) in &self.origins {
+            option.check().map_err(|error| ConfigError { origin: origin.clone(), why: error.to_string() })?;
+        }
+        Ok(())
+    }
 }
 
 /// The way to the world.
@@ -127,18 +142,31 @@ pub struct ConfigError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Line(PathBuf, usize),
+    /// A table, and the lines of the keys in it and below.
+    Table(PathBuf, usize, BTreeMap<String, usize>),
     File(PathBuf),
     Option(&'static str),
-    Default,
+    /// Nobody asked for it.
+    Default(&'static str),
+}
+
+impl Origin {
+    /// The key's own line, if this is a table of the file that has it.
+    fn of_key(&self, key: &str) -> Origin {
+        match self {
+            Origin::Table(path, line, keys) => Origin::Line(path.clone(), *keys.get(key).unwrap_or(line)),
+            other => other.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Line(path, line) => write!(f, "{} line {line}", path.display()),
+            Origin::Line(path, line) | Origin::Table(path, line, _) => write!(f, "{} line {line}", path.display()),
             Origin::File(path) => write!(f, "{}", path.display()),
             Origin::Option(option) => f.write_str(option),
-            Origin::Default => f.write_str("default network"),
+            Origin::Default(what) => write!(f, "default {what}"),
         }
     }
 }
@@ -148,6 +176,60 @@ impl fmt::Display for Origin {
 pub struct Source {
     path: PathBuf,
     text: String,
+    /// Where lines end.
+    ends: Vec<usize>,
+    keys: Keys,
+}
+
+/// A place in the text.
+type Place = (usize, usize);
+
+/// Where the keys of a file are.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Of each table the keys in it and in tables below, and where they begin.
+    tables: BTreeMap<Place, Vec<(String, usize)>>,
+    /// Of each value that is no table its key.
+    values: BTreeMap<Place, String>,
+}
+
+impl Keys {
+    fn of(text: &str) -> Keys {
+        let mut keys = Keys::default();
+        // What cannot be read is told elsewhere.
+        if let Ok(root) = DeTable::parse(text) {
+            keys.add(root.span(), root.get_ref());
+        }
+        keys
+    }
+
+    fn add(&mut self, span: Range<usize>, table: &DeTable<'_>) -> Vec<(String, usize)> {
+        let mut found = Vec::new();
+        for (key, value) in table {
+            found.push((key.get_ref().to_string(), key.span().start));
+            match value.get_ref() {
+                DeValue::Table(below) => found.extend(self.add(value.span(), below)),
+                DeValue::Array(all) if all.iter().any(|one| matches!(one.get_ref(), DeValue::Table(_))) => {
+                    for one in all {
+                        if let DeValue::Table(below) = one.get_ref() {
+                            self.add(one.span(), below);
+                        }
+                    }
+                }
+                _ => {
+                    self.values.insert((value.span().start, value.span().end), key.get_ref().to_string());
+                }
+            }
+        }
+        self.tables.insert((span.start, span.end), found.clone());
+        found
+    }
+
+    /// The key whose value holds this place.
+    fn at(&self, place: usize) -> Option<&str> {
+        let ((_, end), key) = self.values.range(..=(place, usize::MAX)).next_back()?;
+        (place < *end).then_some(key)
+    }
 }
 
 impl Source {
@@ -164,7 +246,12 @@ impl Source {
         if text.len() as u64 > MAX_FILE {
             return Err(refuse(format!("it is longer than {MAX_FILE} bytes; give another file with --config")));
         }
-        Source { path: path.into(), text }.parse()
+        Source::new(path.into(), text).parse()
+    }
+
+    fn new(path: PathBuf, text: String) -> Source {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+        Source { path, ends, keys: Keys::of(&text), text }
     }
 
     fn parse(self) -> Result<(Source, File), ConfigError> {
@@ -172,22 +259,33 @@ impl Source {
             Ok(file) => Ok((self, file)),
             Err(error) => {
                 let why = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-                let origin = match error.span() {
-                    Some(span) => self.line(span.start),
-                    None => Origin::File(self.path),
+                let Some(span) = error.span() else {
+                    return Err(ConfigError { origin: Origin::File(self.path), why });
                 };
-                Err(ConfigError { origin, why })
+                let why = match self.keys.at(span.start) {
+                    Some(key) => format!("{key}: {why}"),
+                    None => why,
+                };
+                Err(ConfigError { origin: Origin::Line(self.path.clone(), self.line(span.start)), why })
             }
         }
     }
 
-    fn line(&self, at: usize) -> Origin {
-        let before = self.text.as_bytes().iter().take(at);
-        Origin::Line(self.path.clone(), before.filter(|&&byte| byte == b'\n').count() + 1)
+    /// From 1.
+    fn line(&self, at: usize) -> usize {
+        self.ends.partition_point(|end| *end < at) + 1
     }
 
     fn of<T>(&self, spanned: Spanned<T>) -> (Origin, T) {
-        (self.line(spanned.span().start), spanned.into_inner())
+        let Range { start, end } = spanned.span();
+        let (path, line) = (self.path.clone(), self.line(start));
+        let origin = match self.keys.tables.get(&(start, end)) {
+            Some(keys) => {
+                Origin::Table(path, line, keys.iter().map(|(key, at)| (key.clone(), self.line(*at))).collect())
+            }
+            None => Origin::Line(path, line),
+        };
+        (origin, spanned.into_inner())
     }
 }
 
@@ -340,7 +438,7 @@ impl std::str::FromStr for UplinkChoice {
 pub struct Settings {
     pub control: Option<PathBuf>,
     pub log: Level,
-    pub pcap: Option<PathBuf>,
+    pub pcap: Option<(Origin, PathBuf)>,
     pub core: datapath::Config,
     pub uplink: Option<(Origin, Uplink)>,
     /// Networks, rules and routes, in the order in which they are made.
@@ -354,19 +452,26 @@ impl Settings {
     /// Puts options and file together, and judges the whole.
     pub fn new(source: &Source, file: File, over: Overrides) -> Result<Settings, ConfigError> {
         let File { switch, timeouts, network, rule, route } = file;
-        let limit = |spanned: Option<Spanned<u32>>, over: Option<u32>, option| match (over, spanned) {
-            (Some(value), _) => in_range(Origin::Option(option), value).map(Some),
+        let limit = |key, spanned: Option<Spanned<u32>>, option, over: Option<u32>| match (over, spanned) {
+            (Some(value), _) => in_range(Origin::Option(option), key, value).map(Some),
             (None, Some(value)) => {
                 let (origin, value) = source.of(value);
-                in_range(origin, value).map(Some)
+                in_range(origin, key, value).map(Some)
             }
             (None, None) => Ok(None),
+        };
+        let path = |key, spanned: Option<Spanned<PathBuf>>| match spanned.map(|spanned| source.of(spanned)) {
+            Some((origin, path)) if path.as_os_str().is_empty() => {
+                Err(ConfigError { origin, why: format!("{key}: the path is empty; give one, or leave it out") })
+            }
+            given => Ok(given),
         };
         let default = conntrack::Config::default();
         let core = datapath::Config {
             conntrack: conntrack::Config {
-                limit: limit(switch.flow_limit, over.flow_limit, "--flow-limit")?.unwrap_or(default.limit),
-                quota: limit(switch.flow_quota, over.flow_quota, "--flow-quota")?,
+                limit: limit("flow_limit", switch.flow_limit, "--flow-limit", over.flow_limit)?
+                    .unwrap_or(default.limit),
+                quota: limit("flow_quota", switch.flow_quota, "--flow-quota", over.flow_quota)?,
                 timeouts,
                 tcp_liberal: switch.tcp_liberal.unwrap_or(default.tcp_liberal),
                 tcp_loose: switch.tcp_loose.unwrap_or(default.tcp_loose),
@@ -396,10 +501,11 @@ impl Settings {
             Some(choice) => Some((Origin::Option("--uplink"), choice)),
             None => switch.uplink.map(|spanned| source.of(spanned)),
         };
+        let host_loopback = sockets.host_loopback.clone();
         let uplink = match choice {
             Some((origin, UplinkChoice::Sockets)) => Some((origin, Uplink::Sockets(sockets.judged()?))),
             // What needs nothing is what nobody has to ask for.
-            None => Some((Origin::Option("--uplink"), Uplink::Sockets(sockets.judged()?))),
+            None => Some((Origin::Default("uplink"), Uplink::Sockets(sockets.judged()?))),
             other => {
                 sockets.refuse_options()?;
                 match other {
@@ -425,16 +531,40 @@ impl Settings {
                 (origin, Command::AddRoute { dst })
             }))
             .collect();
+        let in_file = path("control", switch.control)?.map(|(_, path)| path);
+        let pcap_in_file = path("pcap", switch.pcap)?;
         let settings = Settings {
-            control: over.control.or(switch.control),
+            control: over.control.or(in_file),
             log: over.log.or(switch.log).unwrap_or_default(),
-            pcap: over.pcap.or(switch.pcap),
+            pcap: over.pcap.map(|path| (Origin::Option("--pcap"), path)).or(pcap_in_file),
             core,
             uplink,
             commands,
         };
         settings.rehearse()?;
+        if let Some((_, Uplink::Sockets(_))) = settings.uplink {
+            settings.check_host_loopback(&host_loopback)?;
+        }
         Ok(settings)
+    }
+
+    /// In a subnet the address is a neighbour's, and only the gateway is asked for its own.
+    fn check_host_loopback(&self, host_loopback: &[(Origin, Addr)]) -> Result<(), ConfigError> {
+        for (origin, addr) in host_loopback {
+            for (_, command) in &self.commands {
+                if let Command::AddNetwork(config) = command
+                    && config.subnet.is_some_and(|subnet| subnet.contains(*addr))
+                    && config.gateway != Some(*addr)
+                {
+                    let why = format!(
+                        "host loopback: {addr} lies in the subnet of network '{}'; take its gateway's address, or one outside",
+                        config.name
+                    );
+                    return Err(ConfigError { origin: origin.clone(), why });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Has a core without devices judge every command.
@@ -460,7 +590,12 @@ impl Settings {
 
 /// What the core says of something that was asked for at `origin`.
 pub fn refused(origin: &Origin, error: &CommandError) -> ConfigError {
-    ConfigError { origin: origin.clone(), why: error.to_string() }
+    let origin = match error {
+        // Of an uplink's fields the last word is the key.
+        CommandError::Invalid { field, .. } => origin.of_key(field.rsplit(' ').next().unwrap_or(field)),
+        _ => origin.clone(),
+    };
+    ConfigError { origin, why: error.to_string() }
 }
 
 impl UplinkSpec {
@@ -499,6 +634,8 @@ impl SocketsOptions {
             let place = if addr.is_v4() { &mut spec.options.outbound_v4 } else { &mut spec.options.outbound_v6 };
             one_of_a_family(&origin, "outbound address", place.is_some(), addr)?;
             *place = Some(addr);
+            let (outbound_v4, outbound_v6) = if addr.is_v4() { (Some(addr), None) } else { (None, Some(addr)) };
+            spec.origins.push((origin, sockets::Options { outbound_v4, outbound_v6, outbound_interface: None }));
         }
         for (origin, name) in self.interface {
             if !tuntap::is_valid_name(&name) {
@@ -507,7 +644,9 @@ impl SocketsOptions {
                 );
                 return Err(ConfigError { origin, why });
             }
-            spec.options.outbound_interface = Some(name);
+            spec.options.outbound_interface = Some(name.clone());
+            let option = sockets::Options { outbound_interface: Some(name), ..sockets::Options::default() };
+            spec.origins.push((origin, option));
         }
         let mut families = [false; 2];
         for (origin, addr) in self.host_loopback {
@@ -549,29 +688,34 @@ fn one_of_a_family(origin: &Origin, what: &str, twice: bool, addr: Addr) -> Resu
 }
 
 fn check_uplink(origin: &Origin, spec: &UplinkSpec) -> Result<(), ConfigError> {
-    let refuse = |why| Err(ConfigError { origin: origin.clone(), why });
+    let refuse = |key, why| Err(ConfigError { origin: origin.of_key(key), why });
     if spec.fd.is_none() && !tuntap::is_valid_name(&spec.name) {
-        return refuse(format!(
-            "uplink name: '{}' cannot be a network device's; 1 to 15 bytes without space, '/', ':' and '%'",
-            spec.name
-        ));
+        let name = &spec.name;
+        return refuse(
+            "name",
+            format!(
+                "uplink name: '{name}' cannot be a network device's; 1 to 15 bytes without space, '/', ':' and '%'"
+            ),
+        );
     }
     match spec.peer {
         Some(peer) if peer.addr() == spec.address => {
-            refuse(format!("uplink peer: {} is pontoon's own address; give the kernel's side another", peer.addr()))
+            let peer = peer.addr();
+            refuse("peer", format!("uplink peer: {peer} is pontoon's own address; give the kernel's side another"))
         }
         Some(peer) if peer.addr().is_v4() != spec.address.is_v4() => {
-            refuse(format!("uplink peer: {peer} is not of the family of {}; give two of one", spec.address))
+            let address = spec.address;
+            refuse("peer", format!("uplink peer: {peer} is not of the family of {address}; give two of one"))
         }
         Some(_) | None => Ok(()),
     }
 }
 
-fn in_range(origin: Origin, value: u32) -> Result<u32, ConfigError> {
+fn in_range(origin: Origin, key: &str, value: u32) -> Result<u32, ConfigError> {
     if (1..=LIMIT_MAX).contains(&value) {
         Ok(value)
     } else {
-        Err(ConfigError { origin, why: format!("{value} flows are out of range; 1 to {LIMIT_MAX}") })
+        Err(ConfigError { origin, why: format!("{key}: {value} flows are out of range; 1 to {LIMIT_MAX}") })
     }
 }
 
@@ -587,13 +731,13 @@ fn default_network(
         (Some(_), _, _) => Origin::Option("--subnet"),
         (None, Some(_), _) => Origin::Option("--gateway"),
         (None, None, Some(_)) => Origin::Option("--mtu"),
-        (None, None, None) if networks.is_empty() => Origin::Default,
+        (None, None, None) if networks.is_empty() => Origin::Default("network"),
         (None, None, None) => return,
     };
     let at = networks.iter().position(|(_, spec)| spec.name == DEFAULT_NETWORK).unwrap_or_else(|| {
         let mut spec = NetworkSpec::named(DEFAULT_NETWORK);
         spec.subnet = DEFAULT_SUBNET.parse().ok();
-        networks.insert(0, (Origin::Default, spec));
+        networks.insert(0, (Origin::Default("network"), spec));
         0
     });
     let (place, spec) = &mut networks[at];
@@ -622,7 +766,7 @@ mod tests {
     use std::time::Duration;
 
     fn settings(text: &str, over: Overrides) -> Result<Settings, ConfigError> {
-        let (source, file) = Source { path: "p.toml".into(), text: text.into() }.parse()?;
+        let (source, file) = Source::new("p.toml".into(), text.into()).parse()?;
         Settings::new(&source, file, over)
     }
 
@@ -714,11 +858,19 @@ mod tests {
             ("[switch]\nlgo = \"debug\"\n", "p.toml line 2: unknown field `lgo`"),
             ("[swich]\n", "p.toml line 1: unknown field `swich`"),
             ("\n\n[timeouts]\nudp_timeuot = 3\n", "line 4: unknown field `udp_timeuot`"),
-            ("[switch]\nlog = \"loud\"\n", "line 2: unknown variant `loud`"),
-            ("[[network]]\nname = \"n\"\nsubnet = \"10.0.0/8\"\n", "line 3: '10.0.0/8' is not a prefix"),
-            ("[[network]]\nname = \"n\"\nmtu = 70000\n", "line 3"),
+            ("[switch]\nlog = \"loud\"\n", "line 2: log: unknown variant `loud`"),
+            ("[[network]]\nname = \"n\"\nsubnet = \"10.0.0/8\"\n", "line 3: subnet: '10.0.0/8' is not a prefix"),
+            ("[[network]]\nname = \"n\"\nmtu = 70000\n", "line 3: mtu: "),
             ("[[network]]\nsubnet = \"10.0.0.0/8\"\n", "line 1: missing field `name`"),
-            ("[switch]\nflow_limit = 0\n", "line 2: 0 flows are out of range"),
+            ("[switch]\nflow_limit = 0\n", "line 2: flow_limit: 0 flows are out of range"),
+            ("[switch]\n\ncontrol = \"\"\n", "line 3: control: the path is empty"),
+            ("[switch]\npcap = \"\"\n", "line 2: pcap: the path is empty"),
+            ("[switch.uplink]\nname = \"u\"\naddress = \"fd00::1\"\n", "line 3: uplink address: fd00::1"),
+            ("[switch.uplink]\nname = \"u\"\naddress = \"192.0.2.1\"\nmtu = 20\n", "line 4: uplink mtu: 20"),
+            ("[timeouts]\nicmp_timeout = 5\nudp_timeout = 0\n", "line 3: udp_timeout: 0 seconds would end"),
+            ("[timeouts]\nudp_timeout = -1\n", "line 2: udp_timeout: "),
+            ("[[route]]\n\ndst = \"10.1.1.1/8\"\n", "line 3: dst: "),
+            ("[[rule]]\n[rule.snat]\nsource = \"172.17.0.0/16\"\nto = \"172.17.0.9\"\n", "line 4: to: "),
             ("[switch\n", "line 1"),
             ("[switch]\nuplink = { name = \"a b\", address = \"192.0.2.1\" }\n", "line 2: uplink name"),
             (
@@ -736,15 +888,19 @@ mod tests {
     #[test]
     fn what_does_not_fit_together_is_refused_before_anything_starts() {
         for (text, says) in [
-            ("[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/8\"\ngateway = \"11.0.0.1\"\n", "line 1: gateway"),
+            ("[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/8\"\ngateway = \"11.0.0.1\"\n", "line 4: gateway"),
             (
                 "[[network]]\nname = \"a\"\nsubnet = \"10.0.0.0/8\"\n[[network]]\nname = \"b\"\nsubnet = \"10.1.0.0/16\"\n",
-                "line 4: subnet",
+                "line 6: subnet",
             ),
             ("[[network]]\nname = \"a\"\n[[network]]\nname = \"a\"\n", "line 3: network 'a' exists already"),
-            ("[[network]]\nname = \"n\"\nmtu = 100\n", "line 1: mtu: 100 is out of range"),
+            ("[[network]]\nname = \"n\"\nmtu = 100\n", "line 3: mtu: 100 is out of range"),
             ("[switch]\nuplink = { name = \"u\", address = \"172.17.0.9\" }\n", "default network: subnet"),
-            ("[[network]]\nname = \"n\"\nageing_seconds = 1\n", "line 1: ageing"),
+            ("[[network]]\nname = \"n\"\nageing_seconds = 1\n", "line 3: ageing_seconds: 1 is out of range"),
+            (
+                "[[route]]\ndst = \"203.0.113.0/24\"\n[[route]]\ndst = \"203.0.113.0/24\"\n",
+                "line 3: route '203.0.113.0/24' exists already",
+            ),
         ] {
             let error = error(text);
             assert!(error.contains(says), "{text}: {error}");
@@ -781,14 +937,19 @@ mod tests {
                 outbound_interface: Some("eth0".into()),
             },
             policy: policy::Config { host_loopback: Some(addr("192.0.2.254")), ..policy::Config::default() },
+            origins: Vec::new(),
+        };
+        let sockets = |said: Settings| match said.uplink {
+            Some((_, Uplink::Sockets(spec))) => SocketsSpec { origins: Vec::new(), ..spec },
+            other => panic!("{other:?}"),
         };
         let said = settings(text, Overrides::default()).expect("valid");
-        assert_eq!(said.uplink, Some((Origin::Line("p.toml".into(), 2), Uplink::Sockets(file.clone()))));
+        assert_eq!(sockets(said), file);
         let over = Overrides { outbound_address: vec![addr("192.0.2.7")], ..Overrides::default() };
         let said = settings(text, over).expect("valid");
         let options =
             sockets::Options { outbound_v4: Some(addr("192.0.2.7")), outbound_v6: None, ..file.options.clone() };
-        assert_eq!(said.uplink.map(|(_, uplink)| uplink), Some(Uplink::Sockets(SocketsSpec { options, ..file })));
+        assert_eq!(sockets(said), SocketsSpec { options, ..file });
         // The section waits, an option would do nothing.
         let over = || Overrides { uplink: Some(UplinkChoice::None), ..Overrides::default() };
         assert_eq!(settings(text, over()).expect("valid").uplink, None);
@@ -798,7 +959,7 @@ mod tests {
         for (section, says) in [
             ("outbound_address = [\"192.0.2.1\", \"192.0.2.2\"]", "line 4: outbound address: 192.0.2.2 is the second"),
             ("outbound_address = [\"127.0.0.1\"]", "line 4: outbound address: 127.0.0.1 is no address of one host"),
-            ("outbound_address = [\"192.0.2\"]", "line 4: '192.0.2' is invalid IP address syntax"),
+            ("outbound_address = [\"192.0.2\"]", "line 4: outbound_address: '192.0.2' is invalid IP address syntax"),
             ("outbound_interface = \"eth 0\"", "line 4: outbound interface: 'eth 0' cannot be"),
             ("host_loopback = [\"::\"]", "line 4: host loopback: :: is no address of one host"),
         ] {
@@ -806,7 +967,44 @@ mod tests {
             assert!(error.contains(says) && !error.contains('\n'), "{section}: {error}");
         }
         let error = error("[switch]\nuplink = \"socket\"\n");
-        assert!(error.contains("line 2: invalid value: string \"socket\", expected \"sockets\""), "{error}");
+        assert!(error.contains("line 2: uplink: invalid value: string \"socket\", expected \"sockets\""), "{error}");
+    }
+
+    #[test]
+    fn what_the_host_does_not_have_is_told_where_it_was_asked_for() {
+        let refused = |text: &str, over: Overrides| {
+            let Some((_, Uplink::Sockets(spec))) = settings(text, over).expect("valid").uplink else {
+                panic!("{text} has no uplink over sockets")
+            };
+            spec.check().expect_err(text).to_string()
+        };
+        let text = "[switch]\n[switch.sockets]\nhost_addresses = true\noutbound_interface = \"nope\"\n";
+        let error = refused(text, Overrides::default());
+        assert!(error.starts_with("p.toml line 4: outbound interface: there is no network interface nope"), "{error}");
+        let text = "[switch.sockets]\noutbound_address = [\n \"203.0.113.77\",\n]\n";
+        let error = refused(text, Overrides::default());
+        assert!(error.starts_with("p.toml line 3: outbound address: 203.0.113.77 is not"), "{error}");
+        let over = Overrides { outbound_interface: Some("nope".into()), ..Overrides::default() };
+        let error = refused("", over);
+        assert!(error.starts_with("--outbound-interface: outbound interface: there is"), "{error}");
+    }
+
+    #[test]
+    fn what_stands_for_the_hosts_loopback_is_no_neighbours_address() {
+        let file = |addr: &str| format!("[switch.sockets]\nhost_loopback = [\"{addr}\"]\n");
+        let error = error(&file("172.17.0.9"));
+        assert!(error.starts_with("p.toml line 2: host loopback: 172.17.0.9 lies in the subnet of"), "{error}");
+        let option =
+            |addr: &str| Overrides { host_loopback: addr.parse().into_iter().collect(), ..Overrides::default() };
+        let refused = settings("", option("172.17.255.254")).expect_err("refused").to_string();
+        assert!(refused.starts_with("--host-loopback: host loopback: 172.17.255.254 lies"), "{refused}");
+        for addr in ["172.17.0.1", "192.0.2.254", "2001:db8::1"] {
+            settings(&file(addr), Overrides::default()).expect(addr);
+            settings("", option(addr)).expect(addr);
+        }
+        // Without an uplink over sockets the section waits.
+        let over = Overrides { uplink: Some(UplinkChoice::None), ..Overrides::default() };
+        settings(&file("172.17.0.9"), over).expect("it does nothing");
     }
 
     #[test]

@@ -206,8 +206,9 @@ fn open_uplink(
     let told = |error: &dyn std::fmt::Display| Failure::Failed(format!("{origin}: {error}"));
     let spec = match uplink {
         config::Uplink::Tun(spec) => spec,
-        config::Uplink::Sockets(SocketsSpec { options, policy, .. }) => {
-            options.check().map_err(|error| told(&error))?;
+        config::Uplink::Sockets(spec) => {
+            spec.check().map_err(failed)?;
+            let SocketsSpec { options, policy, origins: _ } = spec;
             let mut config = SocketUplinkConfig::for_ports(local_ports());
             config.policy = *policy;
             return Ok(Some(StartUplink::Sockets { options: options.clone(), config: Box::new(config) }));
@@ -232,9 +233,10 @@ fn prepare(handle: &LoopHandle, settings: &Settings) -> Result<(), Failure> {
             Err(error) => return Err(failed(error)),
         }
     }
-    if let Some(path) = &settings.pcap {
-        let path = std::path::absolute(path).map_err(|error| failed(format!("--pcap {}: {error}", path.display())))?;
-        handle.capture(Some(capture_file(&path).map_err(failed)?)).map_err(failed)?;
+    if let Some((origin, path)) = &settings.pcap {
+        let told = |error: &dyn std::fmt::Display| failed(format!("{origin}: {error}"));
+        let path = std::path::absolute(path).map_err(|error| told(&error))?;
+        handle.capture(Some(capture_file(&path).map_err(|error| told(&error))?)).map_err(failed)?;
     }
     Ok(())
 }

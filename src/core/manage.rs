@@ -110,7 +110,8 @@ impl Datapath {
             ));
         }
         if !(10..=1_000_000).contains(&config.ageing.as_secs()) {
-            return Err(invalid("ageing", format!("{} s is out of range; 10 to 1000000 s", config.ageing.as_secs())));
+            let seconds = config.ageing.as_secs();
+            return Err(invalid("ageing_seconds", format!("{seconds} is out of range; 10 to 1000000 seconds")));
         }
         if config.flood_rate == 0 {
             return Err(invalid("flood_rate", "0 would stop ARP; at least 1 frame a second"));
@@ -178,7 +179,6 @@ impl Datapath {
                 format!("{subnet} holds the uplink's address {}; take another", uplink.address),
             ));
         }
-        if let Some(to) = self.nat.aliases().iter().find(|to| subnet.contains(**to)) {
         if let Some(loopback) = self.socket_uplink.as_ref().and_then(|uplink| uplink.policy.host_loopback())
             && subnet.contains(loopback)
             && config.gateway != Some(loopback)
@@ -186,6 +186,7 @@ impl Datapath {
             let why = format!("{subnet} holds {loopback}, by which containers find the host's loopback; take another");
             return Err(invalid("subnet", why));
         }
+        if let Some(to) = self.nat.aliases().iter().find(|to| subnet.contains(**to)) {
             let why = format!("{subnet} holds {to}, which a static rule translates sources to; take another");
             return Err(invalid("subnet", why));
         }

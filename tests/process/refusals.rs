@@ -218,11 +218,15 @@ fn an_unknown_key_is_told_with_its_line() {
         ("[[network]]\nname = \"n\"\nsubnets = \"172.20.0.0/16\"\n", &["line 3", "subnets"]),
         (
             "[[network]]\nname = \"a\"\nsubnet = \"172.20.0.0/16\"\n\n[[network]]\nname = \"b\"\nsubnet = \"172.20.1.0/24\"\n",
-            &["line 5", "172.20"],
+            &["line 7", "172.20"],
         ),
         ("[switch\n", &["line 1"]),
-        ("[[network]]\nname = \"n\"\nsubnet = \"172.20.0.0/16\"\ngateway = \"10.0.0.1\"\n", &["line 1", "10.0.0.1"]),
+        ("[[network]]\nname = \"n\"\nsubnet = \"172.20.0.0/16\"\ngateway = \"10.0.0.1\"\n", &["line 4", "10.0.0.1"]),
         ("[timeouts]\nudp = \"soon\"\n", &["line 2"]),
+        ("[timeouts]\nudp_timeout = 0\n", &["line 2: udp_timeout: 0 seconds"]),
+        ("[switch.sockets]\noutbound_interface = \"none77\"\n", &["line 2: outbound interface", "none77"]),
+        ("[switch.sockets]\nhost_loopback = [\"172.17.0.9\"]\n", &["line 2: host loopback: 172.17.0.9", "'default'"]),
+        ("[switch]\npcap = \"/run/not/there.pcapng\"\n", &["line 2", "/run/not/there.pcapng"]),
     ] {
         fs::write(&file, text).expect("ours");
         let said = case.say(&["switch", "--control", control.to_str().expect("ASCII"), "--config", path]);
