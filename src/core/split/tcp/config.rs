@@ -36,10 +36,10 @@ pub struct Config {
     pub rto_initial: Duration,
     /// The same where our SYN or SYN-ACK was sent more than once; RFC 6298 5.7.
     pub rto_after_lost_syn: Duration,
-    /// The shortest; Linux `TCP_RTO_MIN`.
+    /// The shortest. Longer than a receiver may delay an acknowledgement (Linux `TCP_DELACK_MAX`: 200 ms) on a busy machine.
     pub rto_min: Duration,
-    /// The shortest wait before the last packet in flight is sent again as a probe. Longer than a receiver whose window
-    /// stands may delay its acknowledgement (Linux `__tcp_ack_snd_check`, `TCP_DELACK_MIN`: 40 ms) on a busy machine.
+    /// The shortest wait before the last packet in flight is sent again as a probe. Longer than a receiver in the midst of
+    /// data delays its acknowledgement (Linux `TCP_DELACK_MIN`: 40 ms) on a busy machine.
     pub probe_min: Duration,
     /// The longest; at least 60 s (RFC 6298 2.4), and that of probes for a closed window.
     pub rto_max: Duration,
@@ -85,7 +85,7 @@ impl Default for Config {
             pool_per_port: 64 << 20,
             rto_initial: Duration::from_secs(1),
             rto_after_lost_syn: Duration::from_secs(3),
-            rto_min: Duration::from_millis(200),
+            rto_min: Duration::from_millis(300),
             probe_min: Duration::from_millis(100),
             rto_max: Duration::from_secs(60),
             retries: 7,

@@ -129,6 +129,8 @@ pub(super) struct Send {
     pub alarm: Option<Instant>,
     /// The alarm is for a probe; this is when to retransmit.
     timeout_at: Option<Instant>,
+    /// The container's reader took less than half of what was acknowledged last.
+    stands: bool,
     /// The end of a probe that was sent, until it is known whether what it repeated had been lost.
     probe_end: Option<u32>,
     /// Alarms since the container was last heard of to some effect.
@@ -172,6 +174,7 @@ impl Send {
             timed: None,
             alarm: None,
             timeout_at: None,
+            stands: false,
             probe_end: None,
             retries: 0,
             blocked: false,
@@ -217,10 +220,11 @@ impl Send {
     }
 
     /// How long to wait before the last packet is sent again as a probe (RFC 8985 7.2), where that can help: `None` where
-    /// it cannot, or where the last packet is the only one, whose acknowledgement may be delayed.
+    /// it cannot, and where the acknowledgement may only be delayed: of a single packet, and of any that does not move the
+    /// window of a reader that stands (Linux `__tcp_ack_snd_check`).
     fn probe_wait(&self, min: Duration) -> Option<Duration> {
         let is_open = self.recovery.is_none() && self.probe_end.is_none() && self.backoff == 0;
-        if !is_open || self.flight() <= u32::from(self.mss) || self.wnd == 0 {
+        if !is_open || self.flight() <= u32::from(self.mss) || self.wnd == 0 || self.stands {
             return None;
         }
         Some((self.srtt? * 2).max(min))
@@ -365,6 +369,7 @@ impl Flow {
         let window = u32::from(s.window) << self.tx.scale;
         let old = before(s.ack, self.tx.una);
         let same_window = window == self.tx.wnd;
+        let edge = self.tx.una.wrapping_add(self.tx.wnd);
         if !old {
             self.tx.update_window(s.seq, s.ack, window);
         }
@@ -383,6 +388,7 @@ impl Flow {
         if after(s.ack, tx.una) {
             let acked = s.ack.wrapping_sub(tx.una);
             let was_full = tx.flight() >= tx.cwnd / 2;
+            tx.stands = distance(edge, s.ack.wrapping_add(window)) < acked / 2;
             tx.release(s.ack, cx.memory, &mut cx.account.usage);
             tx.una = s.ack;
             tx.sacked.forget_before(s.ack);

@@ -561,7 +561,7 @@ fn urgent_byte_of_the_host_is_marked_in_a_segment_of_its_own_and_when_it_is_sent
     let sent = peer.host_sends(b"abcdef");
     let told: Vec<_> = sent.iter().map(|s| (&s.data[..], s.has(URG), s.urgent)).collect();
     assert_eq!(told, [(&b"ab"[..], false, 0), (b"c", true, 1), (b"def", false, 0)]);
-    let again = peer.pass(200).remove(0);
+    let again = peer.pass(300).remove(0);
     assert_eq!((&again.data[..], again.has(URG), again.urgent), (&b"abcdef"[..], true, 3));
     peer.acknowledge(peer.ack.wrapping_add(6));
     let later = peer.host_sends(b"ghi").remove(0);
@@ -624,18 +624,29 @@ fn unanswered_probe_leaves_the_timeout_where_it_was() {
     let mut peer = Peer::new(Config::default());
     let frame = peer.host_sends(&ramp(14_600)).remove(0);
     assert_eq!(peer.pass(100).len(), 1);
-    assert_eq!(peer.pass(99), []);
+    assert_eq!(peer.pass(199), []);
     let again = peer.pass(1).remove(0);
     assert_eq!((again.seq, again.data.len()), (frame.seq, 14_600));
-    assert_eq!(peer.pass(399), [], "one probe, then the timeout doubles");
+    assert_eq!(peer.pass(599), [], "one probe, then the timeout doubles");
 }
 
 #[test]
 fn single_packet_whose_answer_may_be_delayed_waits_for_the_timeout() {
     let mut peer = Peer::new(Config::default());
     peer.host_sends(&ramp(1000));
-    assert_eq!(peer.pass(199), []);
+    assert_eq!(peer.pass(299), []);
     assert_eq!(peer.pass(1).len(), 1);
+}
+
+#[test]
+fn nothing_is_sent_again_while_a_reader_that_stands_may_delay_its_acknowledgement() {
+    let mut peer = Peer::new(Config::default());
+    let frame = peer.host_sends(&ramp(29_200)).remove(0);
+    // Half of it has come, and nobody has read it: the right edge stays where it was.
+    peer.window -= 14_600 >> 7;
+    peer.acknowledge(frame.seq.wrapping_add(14_600));
+    assert_eq!(peer.pass(299), []);
+    assert_eq!(peer.pass(1).len(), 1, "the timeout");
 }
 
 #[test]
@@ -844,8 +855,8 @@ fn timeout_sends_one_super_frame_and_doubles() {
             last = peer.bed.now;
         }
     }
-    assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800]);
-    assert!(peer.pass(30_000).last().unwrap().has(RST));
+    assert_eq!(waits, [300, 600, 1200, 2400, 4800, 9600, 19_200]);
+    assert!(peer.pass(40_000).last().unwrap().has(RST));
     peer.bed.assert_empty();
 }
 
