@@ -45,6 +45,7 @@ use super::route::Routes;
 use super::socket_uplink::SocketUplink;
 use super::time::Instant;
 use super::world::{Point, Sent, World};
+use super::worth::Worth;
 use crate::frame::{BUFFER_LEN, Caps, Frame, Gso, HEADROOM, L3, L4Checksum, Link, segment};
 use crate::wire::addr::Addr;
 use crate::wire::ip::ETH_LEN;
@@ -131,6 +132,8 @@ pub struct Datapath {
     pub(super) departed: Counters,
     /// Transmissions since [`Datapath::take_work`].
     work: u32,
+    /// What came of the frame that was read last.
+    pub(super) worth: Worth,
     /// Transmissions that the world deferred, in its order.
     deferred: VecDeque<Deferred>,
 }
@@ -173,6 +176,7 @@ impl Datapath {
             segment_scratch: Vec::new(),
             departed: Counters::default(),
             work: 0,
+            worth: Worth::Something,
             deferred: VecDeque::new(),
         }
     }
@@ -182,6 +186,7 @@ impl Datapath {
     pub fn input(&mut self, port: PortId, buf: &mut [u8], len: usize, now: Instant, world: &mut dyn World) {
         let Some(from) = self.ports.get_mut(port) else { return };
         from.counters.rx.count(len);
+        self.worth = Worth::Something;
         let (link, network) = match &from.role {
             Role::Endpoint(attachment) => (Link::Ethernet, Some(attachment.network)),
             Role::Uplink => (Link::Ip, None),
@@ -195,8 +200,15 @@ impl Datapath {
             }
         });
         if let Err(why) = done {
+            self.worth = Worth::Nothing;
             self.count_drop(port, why);
         }
+    }
+
+    /// What came of the last [`Datapath::input`].
+    #[inline]
+    pub fn worth(&self) -> Worth {
+        self.worth
     }
 
     /// A frame of `port` was lost before it could be read.

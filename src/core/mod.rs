@@ -28,3 +28,4 @@ mod socket_uplink;
 pub mod split;
 pub mod time;
 pub mod world;
+pub mod worth;

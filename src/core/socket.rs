@@ -5,11 +5,14 @@
 //! call blocks. Readiness comes back as [`Ready`], by edge: after a call answered [`Failure::WouldBlock`] the world says
 //! when it is worth trying again, once. Who stops earlier must remember that there is more.
 //!
+//! A container's sockets are assigned to it ([`Sockets::assign`]), so that thousands of one do not stand before another's one.
+//!
 //! What a host refuses comes as a [`Failure`], in the few kinds that a container can be told (an RST, an ICMP error,
 //! silence); the world maps errno to them in one place.
 
 use std::num::NonZeroU16;
 
+use super::port::PortId;
 use crate::wire::addr::Addr;
 
 /// A socket, by a number that the core chose: the low 20 bits are a slot, the others count how often it was used, so that
@@ -236,6 +239,10 @@ pub trait Sockets {
 
     /// The next ICMP error, if there is one. The payload of the datagram it is about is not given.
     fn next_error(&mut self, id: SocketId) -> Option<DatagramError>;
+
+    /// Says which container's a socket is, right after it was made: ready sockets of containers take turns. A world that
+    /// serves all in one order needs not know.
+    fn assign(&mut self, _id: SocketId, _port: PortId) {}
 
     /// Ends a socket, at once and for good.
     fn close(&mut self, id: SocketId, how: Close);

@@ -40,6 +40,7 @@ use super::split::reassembly::Reassembly;
 use super::split::{Lower, Origin, ping, tcp, udp};
 use super::time::Instant;
 use super::world::World;
+use super::worth::Worth;
 use crate::frame::{Caps, Fragment, Frame, L4};
 use crate::wire::addr::{Addr, Cidr};
 use crate::wire::ip::{icmp, proto, tcp as tcp_header};
@@ -118,6 +119,11 @@ impl Lower for Below<'_> {
 
     fn count(&mut self, port: PortId, why: DropReason) {
         self.core.count_drop(port, why);
+    }
+
+    #[inline]
+    fn came_to(&mut self, worth: Worth) {
+        self.core.worth = worth;
     }
 
     fn random(&mut self) -> u64 {

@@ -1,4 +1,5 @@
 //! The world: every file descriptor, clock and thread.
+mod allowance;
 pub mod clock;
 pub mod enter;
 pub mod lifetime;

@@ -37,7 +37,7 @@
 //! [`LOOK`] of looking before a sleep, and none with nothing to wait for; [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of
 //! [`SHORT`] bytes wait to be written.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -49,6 +49,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 
+use super::allowance::{Allowance, Tally};
 use super::clock::Clock;
 use super::pcap::Capture;
 use super::sockets::{self, HostSockets};
@@ -64,6 +65,7 @@ use crate::core::socket::{Ready, Sockets};
 use crate::core::split::ping;
 use crate::core::time::Instant;
 use crate::core::world::{Point, Sent, World};
+use crate::core::worth::Worth;
 use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
 use crate::wire::vnet;
 
@@ -128,6 +130,24 @@ struct Entry {
     ready: bool,
     /// Bytes it may still spend; negative after a turn that overspent.
     deficit: i64,
+    /// What it may spend on frames that come to nothing.
+    allowance: Allowance,
+    /// It had none left before; told once.
+    was_held: bool,
+}
+
+impl Entry {
+    fn new(id: PortId, role: Role, vnet: bool) -> Entry {
+        Entry { id, role, vnet, ready: false, deficit: 0, allowance: Allowance::default(), was_held: false }
+    }
+}
+
+/// What reading a few frames of a port came to.
+struct Batch {
+    /// Bytes to be charged.
+    charge: i64,
+    tally: Tally,
+    end: End,
 }
 
 /// How reading from a port ended.
@@ -342,6 +362,7 @@ pub fn start(start: Start) -> Result<LoopHandle, SwitchError> {
             patience: Patience::default(),
         },
         ready: VecDeque::new(),
+        held: BTreeSet::new(),
         unfinished: VecDeque::new(),
         clock,
         notifier: start.notifier,
@@ -426,6 +447,8 @@ struct Reactor {
     wire: Wire,
     /// Ports with frames to read, in the order they are served.
     ready: VecDeque<PortId>,
+    /// Ports that have used up their allowance, and when they are read again.
+    held: BTreeSet<(Instant, PortId)>,
     /// Commands whose flows are still being removed: a step each turn.
     unfinished: VecDeque<(Unfinished, Sender<Result<Applied, SwitchError>>)>,
     clock: Clock,
@@ -466,7 +489,8 @@ impl Reactor {
         let timeout = if has_work || self.sockets_waiting() > 0 {
             Some(std::time::Duration::ZERO)
         } else {
-            due.into_iter().chain(sockets_due).min().map(|at| at.since(now))
+            let resumes = self.held.first().map(|(at, _)| *at);
+            due.into_iter().chain(sockets_due).chain(resumes).min().map(|at| at.since(now))
         };
         if timeout == Some(std::time::Duration::ZERO) || !self.look(events, now)? {
             poll(&mut self.poll, events, timeout)?;
@@ -501,11 +525,11 @@ impl Reactor {
             self.go_on(progress, answer);
             self.flush();
         }
+        self.resume(now);
         let ports = self.ready.len();
         for _ in 0..ports {
             let Some(port) = self.ready.pop_front() else { break };
             self.serve(port);
-            self.flush();
         }
         self.serve_sockets(QUANTUM * ports.max(1) as i64); // at most 65,536
         Ok(())
@@ -608,61 +632,127 @@ impl Reactor {
         let has_header = entry.vnet;
         let mut deficit = entry.deficit;
         let mut now = self.clock.now();
-        while deficit > 0 {
-            let (charge, end) = self.batch(id, has_header, now);
+        let mut end = End::More;
+        while deficit > 0 && matches!(end, End::More) {
+            let batch = self.batch(id, has_header, now);
             self.write_outbox();
-            match end {
-                End::More => {}
-                End::Empty => {
-                    if let Some(entry) = self.wire.devices.get_mut(id) {
-                        entry.ready = false;
-                        entry.deficit = 0;
-                    }
-                    return;
-                }
-                End::Gone => return self.lose(id),
+            if !batch.tally.is_clean() {
+                self.flush(); // what is owed for them is part of what they cost
             }
             let before = now;
-            now = self.clock.now();
-            deficit -= charge.max(time_charge(before, now));
+            // Most ports that had something have no more: their time is not looked at unless it matters.
+            if matches!(batch.end, End::More) || !batch.tally.is_clean() {
+                now = self.clock.now();
+            }
+            deficit -= batch.charge.max(time_charge(before, now));
+            end = batch.end;
+            if !batch.tally.is_clean()
+                && let Some(entry) = self.wire.devices.get_mut(id)
+                && matches!(entry.role, Role::Tap(_))
+            {
+                entry.allowance.settle(batch.tally, now.since(before), now);
+                if let Some(at) = entry.allowance.resumes(now) {
+                    entry.deficit = deficit.clamp(-16 * QUANTUM, 0);
+                    self.wire.outbox.open = false;
+                    return if matches!(end, End::Gone) { self.lose(id) } else { self.hold(id, at) };
+                }
+            }
             self.wire.outbox.open = true; // more are likely now
         }
         self.wire.outbox.open = false;
-        if let Some(entry) = self.wire.devices.get_mut(id) {
-            entry.deficit = deficit.max(-16 * QUANTUM);
-            self.ready.push_back(id);
+        match end {
+            End::More => {
+                if let Some(entry) = self.wire.devices.get_mut(id) {
+                    entry.deficit = deficit.max(-16 * QUANTUM);
+                    self.ready.push_back(id);
+                }
+            }
+            End::Empty => {
+                if let Some(entry) = self.wire.devices.get_mut(id) {
+                    entry.ready = false;
+                    entry.deficit = 0;
+                }
+            }
+            End::Gone => self.lose(id),
+        }
+        self.flush();
+    }
+
+    /// Reads no more of a port until its allowance has grown: it is not even watched, as each frame that comes would wake the
+    /// loop.
+    fn hold(&mut self, id: PortId, until: Instant) {
+        let Some(entry) = self.wire.devices.get_mut(id) else { return };
+        let fd = entry.role.device().as_fd().as_raw_fd();
+        if !std::mem::replace(&mut entry.was_held, true) {
+            log::warn!(
+                "{id}: so much of what it sends comes to nothing that it is read more slowly; its own device drops what is too \
+                 much (tx_dropped); told once"
+            );
+        }
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            log::debug!("cannot leave off watching {id}: {error}");
+        }
+        self.held.insert((until, id));
+    }
+
+    /// Ports whose time has come are read again.
+    fn resume(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.held.first()
+            && at <= now
+        {
+            self.held.pop_first();
+            let Some(entry) = self.wire.devices.get_mut(id) else { continue };
+            let fd = entry.role.device().as_fd().as_raw_fd();
+            if let Err(error) = self.register(id, fd) {
+                log::warn!("{id} cannot be watched again: {error}");
+                self.lose(id);
+                continue;
+            }
+            self.ready.push_back(id); // what came meanwhile
         }
     }
 
-    /// Reads up to [`BATCH`] frames of a port, and what they cost in bytes.
-    fn batch(&mut self, id: PortId, has_header: bool, now: Instant) -> (i64, End) {
-        let mut charge = 0;
+    /// Reads up to [`BATCH`] frames of a port; one, while what its frames cost is looked at closely.
+    fn batch(&mut self, id: PortId, has_header: bool, now: Instant) -> Batch {
+        let mut batch = Batch { charge: 0, tally: Tally::default(), end: End::More };
         for _ in 0..BATCH {
-            let Some(entry) = self.wire.devices.get_mut(id) else { return (charge, End::Empty) };
+            let Some(entry) = self.wire.devices.get_mut(id) else {
+                batch.end = End::Empty;
+                break;
+            };
+            let closely = !entry.allowance.is_whole(now);
             match read_frame(entry.role.device(), has_header, &mut self.buf) {
                 Ok(Some(len)) => {
                     self.wire.patience.serve(len);
                     self.datapath.input(id, &mut self.buf, len, now, &mut self.wire);
                     let work = self.datapath.take_work();
-                    charge += i64::from(work.max(1)) * (len as i64).max(MIN_CHARGE);
-                    if work > BATCH as u32 || len > SHORT {
-                        return (charge, End::More);
+                    let worth = self.datapath.worth();
+                    batch.charge += i64::from(work.max(1)) * (len as i64).max(MIN_CHARGE);
+                    batch.tally.add(worth);
+                    if work > BATCH as u32 || len > SHORT || closely || worth == Worth::Attempt {
+                        break;
                     }
                     self.wire.outbox.open = true;
                 }
                 // A frame shorter than its virtio header cannot be; nothing to charge but the call.
-                Ok(None) => charge += MIN_CHARGE,
-                Err(ReadError::Empty) => return (charge, End::Empty),
+                Ok(None) => batch.charge += MIN_CHARGE,
+                Err(ReadError::Empty) => {
+                    batch.end = End::Empty;
+                    break;
+                }
                 // The kernel could not put one frame's offload into a virtio header, and has dropped it
                 // (tun_put_user, `virtio_net_hdr_from_skb`): the next is another matter.
                 Err(ReadError::Other(Errno::INVAL)) => {
                     self.datapath.count_unreadable(id);
-                    charge += MIN_CHARGE;
+                    batch.charge += MIN_CHARGE;
                 }
-                Err(ReadError::Gone | ReadError::Other(_)) => return (charge, End::Gone),
+                Err(ReadError::Gone | ReadError::Other(_)) => {
+                    batch.end = End::Gone;
+                    break;
+                }
             }
         }
-        (charge, End::More)
+        batch
     }
 
     /// The device is out of order: no more events of it, and whoever attached it is told.
@@ -735,7 +825,7 @@ impl Reactor {
         match self.register(port, tap.as_fd().as_raw_fd()) {
             Ok(()) => {
                 let vnet = tap.device().caps().vnet;
-                self.wire.devices.insert(Entry { id: port, role: Role::Tap(tap), vnet, ready: false, deficit: 0 });
+                self.wire.devices.insert(Entry::new(port, Role::Tap(tap), vnet));
                 self.latch(port); // what came before we looked raises no edge
                 if let Some(sockets) = &mut self.wire.sockets {
                     sockets.others_changed(PORT_DESCRIPTORS);
@@ -754,8 +844,7 @@ impl Reactor {
         let caps = uplink.device().caps();
         match self.prepare_uplink(config, caps, uplink.as_fd().as_raw_fd()) {
             Ok(id) => {
-                let entry = Entry { id, role: Role::Uplink(uplink), vnet: caps.vnet, ready: false, deficit: 0 };
-                self.wire.devices.insert(entry);
+                self.wire.devices.insert(Entry::new(id, Role::Uplink(uplink), caps.vnet));
                 self.latch(id); // what came before we looked raises no edge
                 Ok(())
             }

@@ -3,7 +3,8 @@
 //! # Theory of operation
 //! A slab holds the sockets by the slot of their [`SocketId`]; the whole id is compared, so an event or a call that comes
 //! late meets nobody. Each is registered with the loop's epoll instance, edge-triggered; what an event says is *latched*
-//! here, in a ring in which every socket is once, and [`HostSockets::next_ready`] hands it out in that order.
+//! here: a socket is in the queue of its container once, and [`HostSockets::next_ready`] hands out one of each container that
+//! has any in turn, each container's in the order in which they became ready.
 //!
 //! Three things raise a readiness of which epoll knows nothing: an ICMP error that another call has met and put aside; a
 //! listener that found no descriptor free, when one is (no event ever comes for that); and a socket whose engine stopped
@@ -24,7 +25,6 @@
 //! server.
 
 pub use self::datagram::may_ping;
-use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,6 +35,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 use rustix::process::Resource;
 
+use crate::core::port::PortId;
 use crate::core::socket::{
     Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Mark, Ready, Received, RouteKind, SendHow, SocketId,
     Sockets,
@@ -47,10 +48,12 @@ mod datagram;
 pub mod ports;
 mod routes;
 mod stream;
+mod turns;
 
 use datagram::Datagram;
 use ports::Windows;
 use routes::Routes;
+use turns::Turns;
 
 /// Descriptors that are kept free for each listener.
 pub const BACKLOG_RESERVE: usize = 16;
@@ -229,7 +232,9 @@ struct Entry {
     kind: Kind,
     /// Latched, and not handed out yet.
     ready: Ready,
-    /// In the ring.
+    /// Whose it is.
+    port: PortId,
+    /// In its container's queue.
     queued: bool,
     /// Asks epoll for room to send, beside what it always asks for.
     wants_room: bool,
@@ -249,7 +254,7 @@ impl Entry {
 #[derive(Debug)]
 pub struct HostSockets {
     entries: Vec<Option<Entry>>,
-    ring: VecDeque<SocketId>,
+    turns: Turns,
     registry: Registry,
     outbound: Outbound,
     windows: Windows,
@@ -284,7 +289,7 @@ impl HostSockets {
         }
         Ok(HostSockets {
             entries: Vec::new(),
-            ring: VecDeque::new(),
+            turns: Turns::default(),
             registry,
             outbound: Outbound(options),
             windows: Windows::of_host(),
@@ -325,7 +330,7 @@ impl HostSockets {
         true
     }
 
-    /// Puts a socket into the ring, if it is not there, and adds to what it is ready for.
+    /// Puts a socket into its container's queue, if it is not there, and adds to what it is ready for.
     pub fn latch(&mut self, id: SocketId, ready: Ready) {
         let Some(entry) = entry_of(&mut self.entries, id) else { return };
         entry.ready.readable |= ready.readable;
@@ -333,14 +338,14 @@ impl HostSockets {
         entry.ready.error |= ready.error;
         if !entry.queued {
             entry.queued = true;
-            self.ring.push_back(id);
+            self.turns.push(id, entry.port);
         }
     }
 
-    /// The socket that has waited longest, and for what it is ready: nothing, if it only has to go on.
+    /// The socket whose turn it is, and for what it is ready: nothing, if it only has to go on.
     pub fn next_ready(&mut self) -> Option<(SocketId, Ready)> {
         loop {
-            let id = self.ring.pop_front()?;
+            let id = self.turns.pop()?;
             let Some(entry) = entry_of(&mut self.entries, id) else { continue };
             entry.queued = false;
             let ready = std::mem::take(&mut entry.ready);
@@ -353,9 +358,9 @@ impl HostSockets {
         }
     }
 
-    /// How many wait in the ring, those that were closed meanwhile included.
+    /// How many wait for their turn, those that were closed meanwhile included.
     pub fn waiting(&self) -> usize {
-        self.ring.len()
+        self.turns.len()
     }
 
     /// When [`HostSockets::handle_timeout`] has work next.
@@ -425,7 +430,7 @@ impl HostSockets {
     /// Takes a socket in and has epoll watch it.
     fn insert(&mut self, id: SocketId, kind: Kind) -> Result<(), Failure> {
         let both = matches!(kind, Kind::Stream(_));
-        let entry = Entry { id, kind, ready: Ready::default(), queued: false, wants_room: false };
+        let entry = Entry { id, kind, ready: Ready::default(), port: PortId(0), queued: false, wants_room: false };
         let interest =
             if both { Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY } else { Interest::READABLE };
         let fd = entry.raw_fd();
@@ -636,6 +641,12 @@ impl Sockets for HostSockets {
 
     fn next_error(&mut self, id: SocketId) -> Option<DatagramError> {
         self.datagram(id).ok()?.next_error()
+    }
+
+    fn assign(&mut self, id: SocketId, port: PortId) {
+        if let Ok(entry) = self.entry(id) {
+            entry.port = port;
+        }
     }
 
     fn close(&mut self, id: SocketId, how: Close) {

@@ -129,6 +129,22 @@ impl Siege {
         assert_eq!(lines.len(), 1, "{reason}: {lines:#?}");
     }
 
+    /// Connections of the hostile container until it is refused more, with a small RLIMIT_NOFILE.
+    pub fn all_that_one_may_have(&self) -> Vec<(TcpStream, TcpStream)> {
+        let to = SocketAddrV4::new(SERVER, 84);
+        let listener = self.case.world.listen(to);
+        let mut held = Vec::new();
+        let mut refused = 0;
+        while refused < 3 {
+            match self.hostile.connect(ANY, to, Duration::from_millis(300)) {
+                Ok(stream) => held.push((stream, listener.accept().expect("connected").0)),
+                Err(_) => refused += 1,
+            }
+            assert!(held.len() < 512, "more than there are descriptors");
+        }
+        held
+    }
+
     /// A connection of the hostile container, and its other end.
     fn connection(&self, port: u16) -> (TcpStream, TcpStream) {
         let listener = self.case.world.listen(SocketAddrV4::new(SERVER, port));
@@ -309,16 +325,7 @@ fn one_container_does_not_take_the_last_descriptor() {
     let siege = Siege::lay(&["prlimit", "--nofile=512:512"]);
     siege.others_go_on();
     let (near, far) = siege.connection(83);
-    let listener = siege.case.world.listen(SocketAddrV4::new(SERVER, 84));
-    let mut held = Vec::new();
-    let mut refused = 0;
-    while refused < 3 {
-        match siege.hostile.connect(ANY, SocketAddrV4::new(SERVER, 84), Duration::from_millis(300)) {
-            Ok(stream) => held.push((stream, listener.accept().expect("connected"))),
-            Err(_) => refused += 1,
-        }
-        assert!(held.len() < 512, "more than there are descriptors");
-    }
+    let held = siege.all_that_one_may_have();
     assert!(held.len() > 100, "{} connections of 512 descriptors", held.len());
     siege.counted_and_told_once("no-socket");
     // Old ones go on, and new ones of others begin.

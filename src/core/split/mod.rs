@@ -25,6 +25,7 @@ use super::counters::DropReason;
 use super::network::NetworkId;
 use super::port::PortId;
 use super::socket::{RouteKind, Sockets};
+use super::worth::Worth;
 use crate::frame::Frame;
 use crate::wire::addr::Addr;
 
@@ -74,6 +75,9 @@ pub trait Lower {
 
     /// Counts a drop at a port: of what was found out only after the packet that began it had been taken.
     fn count(&mut self, port: PortId, why: DropReason);
+
+    /// What came of the packet that is being taken, if that is not [`Worth::Something`].
+    fn came_to(&mut self, worth: Worth);
 
     /// An unguessable number.
     fn random(&mut self) -> u64;

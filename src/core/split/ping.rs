@@ -266,6 +266,7 @@ impl Ping {
             match opened {
                 Ok(bound) => {
                     self.forbidden = false;
+                    lower.sockets().assign(id, origin.port);
                     return Ok(self.table.insert_socket(id, origin, Kind::Inside { inside }, bound, now));
                 }
                 Err(reason) => {

@@ -33,6 +33,7 @@ use crate::core::port::PortId;
 use crate::core::socket::{Close, Endpoint, Failure, Mark, Ready, SocketId};
 use crate::core::split::Lower;
 use crate::core::time::Instant;
+use crate::core::worth::Worth;
 use crate::wire::ip::tcp;
 
 /// Segments without data that are answered though they do not fit: at most one in this time, so that two ends that
@@ -101,6 +102,33 @@ pub(super) struct Stamps {
 /// A timestamp of ours: milliseconds, as Linux has them.
 pub(super) fn stamp(now: Instant, offset: u32) -> u32 {
     ((now.micros() / 1000) as u32).wrapping_add(offset)
+}
+
+/// How far a flow has come, to see whether a segment brought it forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    phase: Phase,
+    /// What was acknowledged, sent, and may be sent; how many segments were sent again.
+    sending: (u32, u32, u32, u64),
+    /// What came in order, and before its turn.
+    receiving: (u32, u64),
+}
+
+impl Progress {
+    /// What the segment came to that `flow` has had since.
+    #[inline]
+    pub fn worth_of(self, flow: &Flow) -> Worth {
+        if flow.fate != Fate::Alive {
+            // A container that begins connections and gives them up is one that does not complete them.
+            return if self.phase == Phase::Open { Worth::Something } else { Worth::Nothing };
+        }
+        let now = flow.progress();
+        match (self.phase, now.phase) {
+            (Phase::SynReceived, Phase::Open) if flow.listener.is_none() => Worth::Completion,
+            _ if now == self => Worth::Nothing,
+            _ => Worth::Something,
+        }
+    }
 }
 
 /// A connection.
@@ -197,6 +225,16 @@ impl Flow {
             queued: false,
             more: false,
             fate: Fate::Alive,
+        }
+    }
+
+    /// See [`Progress`].
+    #[inline]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            phase: self.phase,
+            sending: (self.tx.una, self.tx.nxt, self.tx.edge, self.tx.retransmits),
+            receiving: (self.rx.nxt, self.rx.early),
         }
     }
 

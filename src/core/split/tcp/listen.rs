@@ -120,6 +120,7 @@ impl Tcp {
             lower.ids().remove(id);
             return Err(why);
         }
+        lower.sockets().assign(id, port);
         if self.free_listeners.pop().is_none() {
             self.listeners.push(None);
         }
@@ -291,6 +292,7 @@ impl Tcp {
             flow.listener = Some(ListenerId::new(listener.serial, place));
         }
         flow.asked = Some(accepted.local);
+        lower.sockets().assign(client, port);
         flow.socket = Some(client);
         flow.half_open = true;
         self.enter(slot, flow, account, now);

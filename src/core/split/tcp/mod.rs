@@ -67,6 +67,7 @@ use crate::core::network::NetworkId;
 use crate::core::port::PortId;
 use crate::core::socket::{Close, Endpoint, Failure, Ready, SocketId};
 use crate::core::time::Instant;
+use crate::core::worth::Worth;
 use crate::frame::Frame;
 use crate::wire::ip::{proto, tcp};
 
@@ -279,7 +280,14 @@ impl Tcp {
                         && flow.phase == Phase::Connecting
                         && s.seq != flow.rx.irs;
                     if !again {
-                        return self.run(slot, now, lower, |flow, cx| flow.segment(&s, cx)).unwrap_or(Ok(()));
+                        let taken = self.run(slot, now, lower, |flow, cx| {
+                            let before = flow.progress();
+                            let result = flow.segment(&s, cx);
+                            let worth = before.worth_of(flow);
+                            cx.lower.came_to(worth);
+                            result
+                        });
+                        return taken.unwrap_or(Ok(()));
                     }
                     // The container gave up and begins anew; what it had asked for before is nobody's.
                     self.run(slot, now, lower, |flow, cx| {
@@ -702,7 +710,10 @@ impl Tcp {
             return Err(DropReason::NoSocket);
         };
         let refusal = match lower.sockets().connect(id, dial, s.mark) {
-            Ok(()) | Err(Failure::WouldBlock) => None,
+            Ok(()) | Err(Failure::WouldBlock) => {
+                lower.sockets().assign(id, port);
+                None
+            }
             Err(why @ (Failure::NoAddress | Failure::InUse | Failure::NoFiles | Failure::NoMemory)) => {
                 lower.ids().remove(id);
                 self.free.push(slot);
@@ -717,6 +728,7 @@ impl Tcp {
             }
         };
         let mut flow = Flow::new(key, port, dial, Phase::Connecting, &self.config, now);
+        lower.came_to(Worth::Attempt);
         flow.half_open = true;
         flow.socket = refusal.is_none().then_some(id);
         self.enter(slot, flow, account, now);
@@ -796,6 +808,7 @@ impl Tcp {
         if s.has(tcp::SYN) && !s.has(tcp::ACK) {
             return None;
         }
+        lower.came_to(Worth::Nothing);
         // Our last acknowledgement was lost, or this is an old segment: only what takes sequence space is answered.
         if s.len() > 0 {
             let mut header = Header {

@@ -60,6 +60,8 @@ pub(super) struct Receive {
     pub finished: bool,
     /// Bytes that came in order.
     pub bytes: u64,
+    /// Bytes that came before their turn and were kept.
+    pub early: u64,
     /// Where the last piece out of order was put: the first SACK block is about it (RFC 2018 4).
     newest: u32,
 }
@@ -294,6 +296,7 @@ impl Flow {
                 self.rx.pieces.insert(at, Piece { seq: seq.wrapping_add(put as u32), chunk });
                 at += 1;
             }
+            self.rx.early += len as u64;
             (seq, data) = (seq.wrapping_add(len as u32), rest);
         }
         Ok(())

@@ -101,6 +101,8 @@ pub(super) struct Send {
     /// The container's window, bytes.
     pub wnd: u32,
     max_wnd: u32,
+    /// The furthest right edge of the container's window so far.
+    pub edge: u32,
     wl1: u32,
     wl2: u32,
     /// The container's window scale.
@@ -155,6 +157,7 @@ impl Send {
             fin: Fin::No,
             wnd: 0,
             max_wnd: 0,
+            edge: iss,
             wl1: 0,
             wl2: 0,
             scale: 0,
@@ -206,12 +209,14 @@ impl Send {
         if before(self.wl1, seq) || self.wl1 == seq && !before(ack, self.wl2) {
             (self.wl1, self.wl2, self.wnd) = (seq, ack, window);
             self.max_wnd = self.max_wnd.max(window);
+            self.edge = later(self.edge, ack.wrapping_add(window));
         }
     }
 
     /// The first window.
     pub fn set_window(&mut self, seq: u32, ack: u32, window: u32) {
         (self.wl1, self.wl2, self.wnd, self.max_wnd) = (seq, ack, window, window);
+        self.edge = ack.wrapping_add(window);
     }
 
     /// The timeout with its backoff.

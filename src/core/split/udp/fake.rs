@@ -10,6 +10,7 @@ use crate::core::socket::{
 };
 use crate::core::split::ids::Ids;
 use crate::core::split::{Lower, Origin};
+use crate::core::worth::Worth;
 use crate::frame::{Caps, Frame, HEADROOM, Link, segment};
 use crate::wire::addr::{Addr, Cidr};
 use crate::wire::checksum;
@@ -152,6 +153,8 @@ impl Lower for Around {
     fn count(&mut self, port: PortId, why: DropReason) {
         self.dropped.push((port, why));
     }
+
+    fn came_to(&mut self, _: Worth) {}
 
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -362,6 +362,7 @@ impl Udp {
         match lower.sockets().open(id, Datagrams::Udp, at) {
             Ok(bound) => {
                 let origin = Origin { port: owner, network };
+                lower.sockets().assign(id, owner);
                 self.table.insert_socket(id, origin, Kind::Published { tag, to }, bound, now);
                 Ok(bound)
             }
@@ -471,7 +472,10 @@ impl Udp {
                 _ => lower.sockets().open(id, Datagrams::Udp, Endpoint { addr: any, port: 0 }),
             };
             let why = match opened {
-                Ok(bound) => return Ok(self.table.insert_socket(id, origin, Kind::Inside { inside }, bound, now)),
+                Ok(bound) => {
+                    lower.sockets().assign(id, origin.port);
+                    return Ok(self.table.insert_socket(id, origin, Kind::Inside { inside }, bound, now));
+                }
                 Err(why) => why,
             };
             lower.ids().remove(id);

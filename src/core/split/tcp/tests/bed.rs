@@ -14,6 +14,7 @@ use crate::core::split::ids::Ids;
 use crate::core::split::tcp::{Config, Tcp, View};
 use crate::core::split::{Lower, Origin};
 use crate::core::time::Instant;
+use crate::core::worth::Worth;
 use crate::frame::{Caps, Frame, FrameOut, HEADROOM, Link, segment};
 use crate::wire::addr::Addr;
 use crate::wire::ip::{ipv4, ipv6, proto, tcp};
@@ -60,6 +61,8 @@ pub struct World {
     /// Packets to the container: virtio header and IP packet.
     pub out: VecDeque<Vec<u8>>,
     pub counted: Vec<DropReason>,
+    /// What the last segment came to.
+    pub worth: Worth,
     pub mtu: usize,
     pub gateway: Option<Addr>,
     pub room: usize,
@@ -137,6 +140,10 @@ impl Lower for World {
     fn count(&mut self, port: PortId, why: DropReason) {
         assert_eq!(port, PORT);
         self.counted.push(why);
+    }
+
+    fn came_to(&mut self, worth: Worth) {
+        self.worth = worth;
     }
 
     fn random(&mut self) -> u64 {
@@ -443,6 +450,7 @@ impl Bed {
                 ids: Ids::default(),
                 out: VecDeque::new(),
                 counted: Vec::new(),
+                worth: Worth::Something,
                 mtu: 1500,
                 gateway: Some(addr_of("172.17.0.1")),
                 room: 1_000_000,
