@@ -8,6 +8,8 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
+
 use super::apps::script_path;
 use super::bed::{Case, HOST, PROGRAM, SERVER, Switch, received, soon, status, within};
 use super::ns::{Listener, Netns, kill_group, say};
@@ -98,6 +100,9 @@ impl Siege {
                 far.read_exact(&mut [0]).expect("received");
                 far.write_all(b"!").expect("taken");
                 near.read_exact(&mut [0]).expect("received");
+                // Ended by a reset: thousands in TIME_WAIT would leave the kernels no ports, whatever the switch does.
+                sockopt::set_socket_linger(&far, Some(Duration::ZERO)).expect("a socket");
+                drop(far);
                 count += 1;
             }
         });

@@ -20,7 +20,8 @@
 //! - Every flow, TIME_WAIT and probe has a slot, and is in the index under what its container calls it.
 //! - Every flow is in its container's account, has one entry in the heap of timers, and its chunks are on that account.
 //! - A host socket is named by [`super::ids::Ids`] exactly as long as it is open.
-//! - Work is in proportion to what came in: nothing visits all flows, but [`Tcp::flows`], by pages.
+//! - Work is in proportion to what came in: nothing visits all flows, but [`Tcp::flows`], by pages. What is due of many flows
+//!   at once is done by steps, with others' turns between two.
 //!
 //! # Limits
 //! All in [`Config`].
@@ -70,6 +71,13 @@ use crate::core::time::Instant;
 use crate::core::worth::Worth;
 use crate::frame::Frame;
 use crate::wire::ip::{proto, tcp};
+
+/// Flows that go on in one call of [`Tcp::handle_timeout`]: each may send as much as a port may in a turn.
+const TODO_AT_ONCE: usize = 8;
+
+/// Flows that are woken by their timers in one call: ten thousand connections that one container leaves unanswered are due at
+/// once, and each sends a super-frame again.
+const WOKEN_AT_ONCE: usize = 32;
 
 /// What a container calls a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -366,9 +374,9 @@ impl Tcp {
         [self.timers.next(), self.listener_timers.next(), wait].into_iter().flatten().min()
     }
 
-    /// Does what is due.
+    /// Does what is due, as far as one call may: what is left stays due.
     pub fn handle_timeout(&mut self, now: Instant, lower: &mut dyn Lower) {
-        for _ in 0..self.todo.len() {
+        for _ in 0..self.todo.len().min(TODO_AT_ONCE) {
             match self.todo.pop_front() {
                 Some(Todo::Flow(slot)) => {
                     let more = self.run(slot, now, lower, |flow, cx| {
@@ -388,7 +396,8 @@ impl Tcp {
                 None => break,
             }
         }
-        while let Some(slot) = self.timers.pop(now) {
+        for _ in 0..WOKEN_AT_ONCE {
+            let Some(slot) = self.timers.pop(now) else { break };
             self.run(slot, now, lower, |flow, cx| {
                 if flow.deadline(cx.config) <= cx.now {
                     flow.timeout(cx);
