@@ -362,8 +362,9 @@ struct Kept {
 }
 
 impl Kept {
-    const PAIRS: usize = 5;
-    const EACH: Duration = Duration::from_secs(1);
+    /// Many short ones: what else runs on the machine changes by the second.
+    const PAIRS: usize = 15;
+    const EACH: Duration = Duration::from_millis(350);
 
     /// Medians over pairs of what they have beside the burner, and beside the attack.
     fn add(&mut self, what: &str, pairs: &[[[f64; 2]; 2]]) {
