@@ -259,9 +259,11 @@ impl Ping {
         let mut why = Failure::NoFiles;
         for port in [inside.port, 0] {
             let id = lower.ids().insert(Owner::Ping(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
-            let opened = match lower.sockets().room() {
-                0 => Err(Failure::NoFiles),
-                _ => lower.sockets().open(id, Datagrams::Ping, Endpoint { addr, port }),
+            let leaves_some = lower.sockets().room() > self.table.sockets_of(origin.port) / 4;
+            let opened = if leaves_some {
+                lower.sockets().open(id, Datagrams::Ping, Endpoint { addr, port })
+            } else {
+                Err(Failure::NoFiles)
             };
             match opened {
                 Ok(bound) => {

@@ -467,9 +467,12 @@ impl Udp {
         loop {
             self.sweep(lower);
             let id = lower.ids().insert(Owner::Udp(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
-            let opened = match lower.sockets().room() {
-                0 => Err(Failure::NoFiles),
-                _ => lower.sockets().open(id, Datagrams::Udp, Endpoint { addr: any, port: 0 }),
+            // As of connections: a container that takes all it can get leaves a fifth of the descriptors for others.
+            let leaves_some = lower.sockets().room() > self.table.sockets_of(origin.port) / 4;
+            let opened = if leaves_some {
+                lower.sockets().open(id, Datagrams::Udp, Endpoint { addr: any, port: 0 })
+            } else {
+                Err(Failure::NoFiles)
             };
             let why = match opened {
                 Ok(bound) => {

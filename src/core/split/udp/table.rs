@@ -713,7 +713,6 @@ impl Table {
     }
 
     /// Sockets of a container.
-    #[cfg(test)]
     pub fn sockets_of(&self, owner: PortId) -> usize {
         self.socket_account.used(owner)
     }

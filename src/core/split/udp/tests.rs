@@ -747,6 +747,21 @@ fn without_descriptors_a_containers_own_oldest_socket_makes_room() {
 }
 
 #[test]
+fn a_container_that_opens_sockets_without_end_leaves_others_a_fifth_of_the_descriptors() {
+    let (mut udp, mut around) = engine();
+    around.host.room = 100;
+    let to = "198.51.100.5:5000";
+    for port in 1..500 {
+        say(&mut udp, &mut around, &format!("172.17.0.2:{port}"), to, b"x").unwrap();
+    }
+    assert_eq!(around.host.open.len(), 80, "its own oldest made room for the others");
+    for port in 1..10 {
+        say(&mut udp, &mut around, &format!("172.17.0.3:{port}"), to, b"x").unwrap();
+    }
+    assert_eq!(around.host.open.len(), 89);
+}
+
+#[test]
 fn flows_are_listed_in_pages() {
     let (mut udp, mut around) = engine();
     for n in 0..25 {
