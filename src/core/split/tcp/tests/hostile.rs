@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::bed::{ACK, PORT, SYN, Seg};
+use super::bed::{ACK, Bed, Endpoint, FIN, PORT, RST, SYN, Seg, end};
 use super::container::{OPTIONS, Peer};
 use crate::core::socket::{Failure, Ready};
 use crate::core::split::tcp::Config;
+use crate::core::worth::Worth;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -41,6 +42,82 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u32..2000).prop_map(Step::Mtu),
         2 => (1_u64..100_000).prop_map(Step::Pass),
     ]
+}
+
+#[test]
+fn what_a_segment_came_to_is_told() {
+    let mut peer = Peer::connecting(Config::default(), &OPTIONS);
+    assert_eq!(peer.bed.world.worth, Worth::Attempt);
+    peer = Peer::new(Config::default());
+    assert_eq!(peer.bed.world.worth, Worth::Completion);
+    let came_to = |peer: &mut Peer, act: &mut dyn FnMut(&mut Peer)| {
+        peer.bed.world.worth = Worth::Something;
+        act(peer);
+        peer.bed.world.worth
+    };
+    // What an honest container sends.
+    assert_eq!(came_to(&mut peer, &mut |p| p.send(ACK, b"data")), Worth::Something);
+    assert_eq!(came_to(&mut peer, &mut |p| p.stray(100, ACK, b"early").unwrap()), Worth::Something);
+    let end = peer.host_sends(&[7; 3000]).last().map(|s| s.seq.wrapping_add(s.data.len() as u32)).unwrap();
+    assert_eq!(came_to(&mut peer, &mut |p| p.acknowledge(end)), Worth::Something);
+    peer.window = 0;
+    assert_eq!(came_to(&mut peer, &mut |p| p.send(ACK, b"")), Worth::Nothing, "it takes less");
+    peer.window = 0xffff;
+    assert_eq!(came_to(&mut peer, &mut |p| p.send(ACK, b"")), Worth::Nothing, "no further than before");
+    peer.host_sends(&[7; 3000]);
+    let (ack, block) = (peer.ack, (peer.ack.wrapping_add(1460), peer.ack.wrapping_add(2920)));
+    let worth = [(); 4].map(|()| came_to(&mut peer, &mut |p| p.sack(ack, &[block])));
+    assert_eq!(worth, [Worth::Nothing, Worth::Nothing, Worth::Something, Worth::Nothing], "the third shows a loss");
+    peer.stray(100, ACK, b"early").unwrap(); // of all segments the last in order: the window that it tells counts
+    // What comes to nothing.
+    for (offset, flags, data) in
+        [(0, ACK, &b""[..]), (-4, ACK, b"data"), (4 << 20, ACK, b"far"), (100, ACK, b"early"), (-1, ACK, b"")]
+    {
+        let worth = came_to(&mut peer, &mut |p| p.stray(offset, flags, data).unwrap());
+        assert_eq!(worth, Worth::Nothing, "{offset} {flags} {data:?}");
+    }
+    assert_eq!(came_to(&mut peer, &mut |p| p.send(FIN | ACK, b"")), Worth::Something);
+    assert_eq!(came_to(&mut peer, &mut |p| p.stray(-1, FIN | ACK, b"").unwrap()), Worth::Nothing, "said before");
+}
+
+#[test]
+fn connections_that_are_begun_and_given_up_come_to_nothing() {
+    let mut peer = Peer::received(Config::default(), &OPTIONS);
+    peer.bed.world.worth = Worth::Something;
+    peer.send(RST, b"");
+    assert_eq!((peer.bed.world.worth, peer.bed.states().len()), (Worth::Nothing, 0));
+    let mut peer = Peer::new(Config::default());
+    peer.bed.world.worth = Worth::Something;
+    peer.send(RST, b"");
+    assert_eq!((peer.bed.world.worth, peer.bed.states().len()), (Worth::Something, 0));
+}
+
+fn syn_of(from: Endpoint, to: Endpoint) -> Seg {
+    let (options, data) = (OPTIONS.to_vec(), Vec::new());
+    Seg { from, to, seq: 1000, ack: 0, flags: SYN, window: 0xffff, urgent: 0, tos: 0, options, data, gso: 0 }
+}
+
+#[test]
+fn ten_thousand_flows_that_are_due_at_once_are_woken_in_steps() {
+    const FLOWS: u16 = 10_000;
+    let mut bed = Bed::new(Config { half_open_per_port: usize::from(FLOWS), ..Config::default() });
+    bed.world.outcome = Some(Ok(()));
+    let far = end("198.51.100.5", 80);
+    for port in 0..FLOWS {
+        let from = end("172.17.0.2", 1024 + port);
+        bed.input(&syn_of(from, far)).unwrap();
+    }
+    assert_eq!(bed.sent().len(), usize::from(FLOWS));
+    bed.now = bed.now + Duration::from_secs(2);
+    let mut most = 0;
+    let mut all = 0;
+    while bed.tcp.next_timeout().is_some_and(|at| at <= bed.now) {
+        bed.tcp.handle_timeout(bed.now, &mut bed.world);
+        let sent = bed.sent().len();
+        (most, all) = (most.max(sent), all + sent);
+    }
+    assert_eq!(all, usize::from(FLOWS), "each SYN-ACK went out again");
+    assert!(most <= 32, "{most} in one call");
 }
 
 proptest! {
