@@ -3,7 +3,7 @@
 //! # Theory of operation
 //! One thread, one `mio::Poll`. mio is edge-triggered: after a partial read no event ever comes again, so readiness is
 //! latched on lists of our own. Each turn serves every ready port once, by deficit round robin, then ready sockets of the
-//! host ([`super::sockets`]) in the order in which they became ready:
+//! host ([`super::sockets`]), one of each container in turn:
 //!
 //! ```text
 //!  turn:  poll (not waiting while anybody is ready) -> timers due -> requests
@@ -21,6 +21,10 @@
 //! container with 40,000 firewall rules makes ours 35 times as slow. So neither a busy port nor a slow receiver holds up
 //! the others for longer than a turn's budget. A batch is bounded by bytes and not by frames, so that 64 KiB
 //! super-frames stay in the cache.
+//!
+//! What a container's frames come to is looked at, too ([`Worth`]): those that come to nothing are paid for out of the port's
+//! [`Allowance`], by the clock. A port that has none left is *held*: neither read nor watched until it has some again. So the
+//! loop sleeps beside a container that sends garbage as fast as it can.
 //!
 //! A write wakes its receiver, which often takes the CPU at once; afterwards our code and tables are cold. So short frames
 //! are copied into an [`Outbox`] and written [`BATCH`] at a time: one cold start for many frames. The first frame of a
