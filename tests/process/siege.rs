@@ -134,8 +134,8 @@ impl Siege {
         assert_eq!(lines.len(), 1, "{reason}: {lines:#?}");
     }
 
-    /// Connections of the hostile container until it is refused more, with a small RLIMIT_NOFILE.
-    pub fn all_that_one_may_have(&self) -> Vec<(TcpStream, TcpStream)> {
+    /// Connections of the hostile container until it is refused more, with a small RLIMIT_NOFILE; and who listens for them.
+    pub fn all_that_one_may_have(&self) -> (Listener, Vec<(TcpStream, TcpStream)>) {
         let to = SocketAddrV4::new(SERVER, 84);
         let listener = self.case.world.listen(to);
         let mut held = Vec::new();
@@ -147,7 +147,7 @@ impl Siege {
             }
             assert!(held.len() < 512, "more than there are descriptors");
         }
-        held
+        (listener, held)
     }
 
     /// A connection of the hostile container, and its other end.
@@ -330,7 +330,7 @@ fn one_container_does_not_take_the_last_descriptor() {
     let siege = Siege::lay(&["prlimit", "--nofile=512:512"]);
     siege.others_go_on();
     let (near, far) = siege.connection(83);
-    let held = siege.all_that_one_may_have();
+    let (_listener, held) = siege.all_that_one_may_have();
     assert!(held.len() > 100, "{} connections of 512 descriptors", held.len());
     siege.counted_and_told_once("no-socket");
     // Old ones go on, and new ones of others begin.
