@@ -115,6 +115,13 @@ impl DropReason {
     }
 }
 
+impl DropReason {
+    /// Was there only no room just then, as on any busy link? The sender has done nothing wrong.
+    pub const fn is_congestion(self) -> bool {
+        matches!(self, DropReason::HostBusy | DropReason::SplitMemory)
+    }
+}
+
 impl From<Refused> for DropReason {
     fn from(why: Refused) -> DropReason {
         match why {

@@ -200,7 +200,9 @@ impl Datapath {
             }
         });
         if let Err(why) = done {
-            self.worth = Worth::Nothing;
+            if !why.is_congestion() {
+                self.worth = Worth::Nothing;
+            }
             self.count_drop(port, why);
         }
     }

@@ -423,6 +423,7 @@ impl Datapath {
         self.with_engines(now, world, |engines, lower| {
             engines.reassembly.detach(port);
             let mut ended = engines.tcp.end_flows(port, most, now, lower);
+            engines.udp.flush(now, lower);
             ended += engines.udp.end_flows(port, most - ended, lower);
             ended + engines.ping.end_flows(port, most - ended, lower)
         })
@@ -441,6 +442,7 @@ impl Datapath {
         let ended = self.flush_sockets(port, usize::MAX, now, world);
         self.with_engines(now, world, |engines, lower| {
             engines.tcp.detach(port, now, lower);
+            engines.udp.flush(now, lower);
             engines.udp.detach(port, lower);
             engines.ping.detach(port, lower);
         });
@@ -552,6 +554,7 @@ impl Datapath {
             doors.extend(tags.iter().filter_map(|tag| uplink.doors.remove(tag)).flatten());
         }
         self.with_engines(now, world, |engines, lower| {
+            engines.udp.flush(now, lower);
             for door in doors {
                 match door {
                     Door::Tcp(id) => engines.tcp.unlisten(id, lower),

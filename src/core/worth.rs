@@ -6,7 +6,7 @@ pub enum Worth {
     /// It went on, was answered, or brought a connection forward.
     #[default]
     Something,
-    /// It was dropped, or is a segment that changed nothing: what it acknowledges was acknowledged, what it carries was had.
+    /// It was dropped for another reason than congestion, or is a segment that changed nothing: what it acknowledges was acknowledged, what it carries was had.
     Nothing,
     /// It began a connection over a host socket, which is dear and comes to nothing if the container says no more.
     Attempt,

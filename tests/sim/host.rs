@@ -67,6 +67,8 @@ pub struct Host {
     pub broadcast: HashSet<Addr>,
     /// Echo requests are forbidden.
     pub no_ping: bool,
+    /// No socket has room for a datagram.
+    pub busy: bool,
     /// No descriptor is left.
     pub full: bool,
     /// There is no IPv6.
@@ -272,6 +274,9 @@ impl Sockets for Host {
     }
 
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure> {
+        if self.busy {
+            return Err(Failure::WouldBlock);
+        }
         self.sent.push(Sent { id, to, payload: payload.to_vec(), how: *how });
         Ok(())
     }

@@ -11,6 +11,7 @@ use pontoon::core::command::{
 use pontoon::core::datapath::Config;
 use pontoon::core::flush::Progress;
 use pontoon::core::socket::{Close, DatagramError, Endpoint, Failure};
+use pontoon::core::worth::Worth;
 use pontoon::frame::Caps;
 use pontoon::wire::addr::Addr;
 use pontoon::wire::vnet::VnetHeader;
@@ -407,6 +408,17 @@ fn udp_goes_out_and_comes_back_from_asked_peers_alone() {
     assert_eq!((net.got(&a), net.dropped(a.port, "unsolicited")), (vec![], 2));
     net.secs(200);
     assert_eq!((net.host().open(), net.flows()), (0, vec![]));
+}
+
+#[test]
+fn congestion_of_the_host_is_not_held_against_a_container() {
+    let mut net = lab();
+    let a = net.attach();
+    net.host().busy = true;
+    net.route(&a, &udp_with("172.17.0.2:5000", RESOLVER, b"question"));
+    assert_eq!((net.dropped(a.port, "host-busy"), net.dp.worth()), (1, Worth::Something));
+    net.route(&a, &udp_with("172.17.0.2:5000", "127.0.0.1:53", b"question"));
+    assert_eq!(net.dp.worth(), Worth::Nothing, "a destination that no router takes");
 }
 
 #[test]

@@ -284,7 +284,7 @@ impl Udp {
         self.send(at, data, SendHow { segment, dont_fragment, tos, ttl, from: key.from }, now, lower)
     }
 
-    /// The end of a turn: nothing waits any longer.
+    /// The end of a turn, or before flows are ended: nothing waits any longer.
     pub fn flush(&mut self, now: Instant, lower: &mut dyn Lower) {
         self.several = false;
         if self.train.whose.is_some() {
@@ -328,6 +328,7 @@ impl Udp {
 
     /// A socket can do something. `true`: it has more than one turn's work; call again with the same `ready`.
     pub fn socket_ready(&mut self, id: SocketId, ready: Ready, now: Instant, lower: &mut dyn Lower) -> bool {
+        self.flush(now, lower);
         let Some(Owner::Udp(at)) = lower.ids().get(id) else { return false };
         let mut more = ready.error && !self.drain(at, now, lower).exhausted;
         if ready.readable || ready.error {
@@ -408,6 +409,7 @@ impl Udp {
 
     /// Ends the flows whose time has come.
     pub fn handle_timeout(&mut self, now: Instant, lower: &mut dyn Lower) {
+        self.flush(now, lower);
         self.table.expire(now);
         self.sweep(lower);
     }
