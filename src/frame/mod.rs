@@ -19,6 +19,7 @@
 //! linux/virtio_net.h, Linux include/linux/virtio_net.h (`virtio_net_hdr_to_skb`), drivers/net/tun.c.
 
 pub mod fragment;
+pub mod join;
 mod layout;
 pub mod segment;
 #[cfg(test)]

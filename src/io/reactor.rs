@@ -27,7 +27,8 @@
 //! loop sleeps beside a container that sends garbage as fast as it can.
 //!
 //! A write wakes its receiver, which often takes the CPU at once; afterwards our code and tables are cold. So short frames
-//! are copied into an [`Outbox`] and written [`BATCH`] at a time: one cold start for many frames. The first frame of a
+//! are copied into an [`Outbox`] and written [`BATCH`] at a time: one cold start for many frames, and datagrams of one flow
+//! even by one write ([`Joint`]). The first frame of a
 //! port's turn is written at once, for then nothing is known to come after it.
 //!
 //! To be woken costs more than a short exchange: the waker's CPU interrupts ours, which may have to leave its sleep. So
@@ -70,6 +71,7 @@ use crate::core::split::ping;
 use crate::core::time::Instant;
 use crate::core::world::{Point, Sent, World};
 use crate::core::worth::Worth;
+use crate::frame::join::Joint;
 use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
 use crate::wire::vnet;
 
@@ -143,6 +145,11 @@ struct Entry {
 impl Entry {
     fn new(id: PortId, role: Role, vnet: bool) -> Entry {
         Entry { id, role, vnet, ready: false, deficit: 0, allowance: Allowance::default(), was_held: false }
+    }
+
+    /// May datagrams be written to it as one super-frame?
+    fn takes_joined(&self) -> bool {
+        matches!(&self.role, Role::Tap(tap) if tap.device().caps().uso)
     }
 }
 
@@ -230,6 +237,8 @@ impl Devices {
 struct Outbox {
     /// Is anything taken?
     open: bool,
+    /// It opens behind the next frame.
+    soon: bool,
     /// Whose, and where in `bytes` each ends.
     frames: Vec<(PortId, usize)>,
     /// With their virtio headers, one after the other.
@@ -242,6 +251,7 @@ impl Outbox {
     fn new() -> Outbox {
         Outbox {
             open: false,
+            soon: false,
             frames: Vec::with_capacity(BATCH),
             bytes: Vec::with_capacity(BATCH * SHORT),
             written: Vec::with_capacity(BATCH),
@@ -252,6 +262,10 @@ impl Outbox {
     #[inline]
     fn take(&mut self, port: PortId, frame: FrameOut<'_>) -> bool {
         let bytes = frame.with_vnet();
+        if std::mem::take(&mut self.soon) {
+            self.open = true;
+            return false;
+        }
         if !self.open || bytes.len() > SHORT || self.frames.len() == BATCH {
             return false;
         }
@@ -261,10 +275,24 @@ impl Outbox {
     }
 
     fn write(&mut self, devices: &mut Devices) {
-        let mut from = 0;
-        for &(port, end) in &self.frames {
-            self.written.push(write_frame(devices, port, FrameOut::from_bytes(&self.bytes[from..end])));
-            from = end;
+        let (mut at, mut from) = (0, 0);
+        while let Some(&(port, end)) = self.frames.get(at) {
+            let (mut count, mut next, mut to) = (1, end, end);
+            if self.frames.get(at + 1).is_some_and(|behind| behind.0 == port)
+                && devices.get_mut(port).is_some_and(|entry| entry.takes_joined())
+                && let Some(mut joint) = Joint::of(&self.bytes, from, end)
+            {
+                while let Some(&(other, end)) = self.frames.get(at + count)
+                    && other == port
+                    && joint.join(&mut self.bytes, next, end)
+                {
+                    (count, next) = (count + 1, end);
+                }
+                to = joint.finish(&mut self.bytes);
+            }
+            let sent = write_frame(devices, port, FrameOut::from_bytes(&self.bytes[from..to]));
+            self.written.extend(std::iter::repeat_n(sent, count));
+            (at, from) = (at + count, next);
         }
         self.frames.clear();
         self.bytes.clear();
@@ -571,7 +599,7 @@ impl Reactor {
 
     fn write_outbox(&mut self) {
         self.wire.outbox.write(&mut self.wire.devices);
-        self.wire.outbox.open = false;
+        (self.wire.outbox.open, self.wire.outbox.soon) = (false, false);
         for sent in self.wire.outbox.written.drain(..) {
             self.datapath.settle(sent);
         }
@@ -584,7 +612,7 @@ impl Reactor {
         for _ in 0..self.sockets_waiting() {
             let Some((id, ready)) = self.wire.sockets.as_mut().and_then(HostSockets::next_ready) else { break };
             // The first frame is written at once: nothing is known to come after it.
-            self.wire.outbox.open = served > 0;
+            (self.wire.outbox.open, self.wire.outbox.soon) = (served > 0, served == 0);
             self.wire.patience.serve(0);
             let (mut ready, mut deficit) = (ready, SOCKET_QUANTUM);
             loop {

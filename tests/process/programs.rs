@@ -1,7 +1,8 @@
 //! What ordinary programs make of it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ pub const CLAIMS: &[Claim] = claims![
     networks_of_large_packets_carry_them needs "iperf3" "ping",
     every_combination_of_offloads_carries_tcp needs "iperf3" "ethtool",
     ping_of_every_size_and_fast needs "ping",
+    datagrams_in_bursts_arrive_one_by_one_as_they_were_sent,
     traceroute_sees_the_gateway_first needs "traceroute",
     arping_finds_an_address_that_is_taken needs "arping",
     netcat_talks_udp_through_the_masquerade needs "nc",
@@ -125,6 +127,34 @@ fn ping_of_every_size_and_fast() {
     assert!(out.contains("5000 packets transmitted") && out.contains(" 0% packet loss"), "{out}");
     let out = run(&c1, "ping", &["-c", "3", "-i", "0.01", "-W", "2", "-q", &SERVER.to_string()]);
     assert!(out.contains(" 0% packet loss"), "{out}");
+}
+
+/// What is joined on the way to be written at once comes apart again.
+fn datagrams_in_bursts_arrive_one_by_one_as_they_were_sent() {
+    let (case, [c1, c2], _switch) = two(&[], None);
+    burst(&c1, &c2, SocketAddrV4::new(C2, 5300), SocketAddrV4::new(C2, 5300));
+    burst(&c1, &case.world, SocketAddrV4::new(SERVER, 5300), SocketAddrV4::new(SERVER, 5300));
+}
+
+/// Datagrams of several lengths, as fast as they can be sent, to `target`, which leads to `at`.
+pub(super) fn burst(from: &Netns, to: &Netns, target: SocketAddrV4, at: SocketAddrV4) {
+    let to = to.enter(|| UdpSocket::bind(at)).expect("a socket");
+    to.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");
+    let from = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("a socket");
+    let datagram = |number: usize| vec![number as u8; [40, 40, 40, 40, 40, 7, 1472, 1472, 900, 1][number % 10]];
+    let mut buffer = [0; 2000];
+    // Neighbours are asked for, which holds back no more than some of a burst.
+    from.send_to(b"first", target).expect("sent");
+    assert_eq!(to.recv(&mut buffer).expect("it came"), 5);
+    for _ in 0..5 {
+        for number in 0..100 {
+            from.send_to(&datagram(number), target).expect("sent");
+        }
+        for number in 0..100 {
+            let len = to.recv(&mut buffer).expect("it came");
+            assert!(buffer[..len] == datagram(number), "number {number} to {target}: {len} bytes of {}", buffer[0]);
+        }
+    }
 }
 
 /// R02.

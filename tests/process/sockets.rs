@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::bed::{Case, GATEWAY, HOST, PEER, PROGRAM, SERVER, Switch, soon, within};
 use super::ns::{Netns, SOON, kill_group, readable, say, told};
-use super::programs::{iperf3, program, run};
+use super::programs::{burst, iperf3, program, run};
 use super::refusals::refused;
 use super::{Claim, claims};
 
@@ -31,6 +31,7 @@ pub const CLAIMS: &[Claim] = claims![
     data_that_a_server_left_unread_is_a_reset_inside,
     what_cannot_be_reached_is_told_as_the_host_was_told,
     a_datagram_of_every_size_crosses,
+    datagrams_in_bursts_cross_host_sockets_one_by_one,
     a_port_whose_container_refuses_opens_again_when_it_listens,
     a_request_that_ends_first_gets_its_whole_answer needs "nc",
     the_hosts_loopback_is_reached_by_its_own_address_alone,
@@ -393,6 +394,14 @@ fn what_cannot_be_reached_is_told_as_the_host_was_told() {
         }
     }
     assert_eq!(wrong, []);
+}
+
+/// They are sent together, received together, and written together.
+fn datagrams_in_bursts_cross_host_sockets_one_by_one() {
+    let (case, c1, switch) = one(&[]);
+    burst(&c1, &case.world, at(SERVER, 5300), at(SERVER, 5300));
+    switch.tell(&["publish", "c1", "5300:5300/udp"]);
+    burst(&case.world, &c1, at(HOST, 5300), at(C1, 5300));
 }
 
 fn a_datagram_of_every_size_crosses() {

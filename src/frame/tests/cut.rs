@@ -4,6 +4,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::join::Joint;
 use crate::frame::{fragment, segment};
 
 /// A port with a virtio header whose kernel knows no UDP segmentation.
@@ -34,6 +35,74 @@ fn frame_that_a_port_takes_goes_by_untouched() {
         });
         assert_eq!((count, seen, scratch.capacity()), (1, 1, 0));
     }
+}
+
+/// Frames with their virtio headers, joined as far as they go together; and how many there were in each.
+fn joined(frames: &[Vec<u8>]) -> Vec<(usize, Vec<u8>)> {
+    let mut bytes = frames.concat();
+    let mut all = Vec::new();
+    let (mut at, mut from) = (0, 0);
+    while at < frames.len() {
+        let (mut count, mut end) = (1, from + frames[at].len());
+        let mut to = end;
+        if let Some(mut joint) = Joint::of(&bytes, from, end) {
+            while let Some(next) = frames.get(at + count)
+                && joint.join(&mut bytes, end, end + next.len())
+            {
+                (count, end) = (count + 1, end + next.len());
+            }
+            to = joint.finish(&mut bytes);
+        }
+        all.push((count, bytes[from..to].to_vec()));
+        (at, from) = (at + count, end);
+    }
+    all
+}
+
+/// The datagrams that a super-frame stands for, with their virtio headers.
+fn datagrams(shape: Shape, len: usize, size: u16) -> Vec<Vec<u8>> {
+    let pieces = segments(&mut Packet::gso(shape, len, size), NO_USO);
+    let with_header = |(vnet, bytes): (VnetHeader, Vec<u8>)| {
+        let mut frame = vec![0; vnet::LEN];
+        vnet.write(&mut frame);
+        frame.extend(bytes);
+        frame
+    };
+    pieces.into_iter().map(with_header).collect()
+}
+
+#[test]
+fn datagrams_that_are_not_alike_stay_apart() {
+    let alike = || datagrams(UDP4, 300, 100);
+    assert_eq!(joined(&alike()).iter().map(|(count, _)| *count).collect::<Vec<_>>(), [3]);
+    const IP: usize = vnet::LEN + 14;
+    // What of the second one is changed, and which then go together.
+    let changes: [(&str, &dyn Fn(&mut Vec<u8>), &[usize]); 11] = [
+        ("destination MAC", &|f| f[vnet::LEN] ^= 2, &[1, 1, 1]),
+        ("type of service", &|f| f[IP + 1] ^= 4, &[1, 1, 1]),
+        ("identification", &|f| f[IP + 5] ^= 64, &[1, 1, 1]),
+        ("a fragment", &|f| f[IP + 6] |= 0x20, &[1, 1, 1]),
+        ("time to live", &|f| f[IP + 8] -= 1, &[1, 1, 1]),
+        ("source", &|f| f[IP + 15] ^= 1, &[1, 1, 1]),
+        ("port", &|f| f[IP + 23] ^= 1, &[1, 1, 1]),
+        ("checksum", &|f| f[IP + 27] ^= 1, &[1, 1, 1]),
+        ("a whole checksum", &|f| VnetHeader::default().write(f), &[1, 1, 1]),
+        ("padding", &|f| f.push(0), &[1, 1, 1]),
+        ("TCP", &|f| f[IP + 9] = proto::TCP, &[1, 1, 1]),
+    ];
+    for (what, change, counts) in changes {
+        let mut frames = alike();
+        change(&mut frames[1]);
+        let result = joined(&frames);
+        assert_eq!(result.iter().map(|(count, _)| *count).collect::<Vec<_>>(), counts, "{what}");
+        assert!(result.iter().map(|(_, frame)| frame).eq(&frames), "{what}: as they came");
+    }
+    // A shorter one is the last, a longer one begins anew, and one without data goes alone.
+    let short = datagrams(UDP4, 250, 100);
+    let lens: Vec<_> = joined(&[&short[..], &short].concat()).iter().map(|(count, _)| *count).collect();
+    assert_eq!(lens, [3, 3]);
+    let empty = datagrams(UDP4, 0, 100);
+    assert_eq!(joined(&[empty.clone(), empty].concat()).len(), 2);
 }
 
 #[test]
@@ -140,6 +209,28 @@ fn padding_is_not_summed_into_a_completed_checksum() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn datagrams_that_are_joined_are_the_super_frame_that_they_were_cut_from(len in 1_usize..20_000, size in 200_u16..2000) {
+        let frames = datagrams(UDP4, len, size);
+        let mut packet = Packet::gso(UDP4, len, size);
+        let out = packet.parse().unwrap().out().with_vnet().to_vec();
+        let whole = joined(&frames);
+        prop_assert_eq!(whole.len(), 1);
+        prop_assert_eq!(whole[0].0, frames.len());
+        if frames.len() > 1 {
+            prop_assert_eq!(&whole[0].1, &out);
+        } else {
+            prop_assert_eq!(&whole[0].1, &frames[0]);
+        }
+    }
+
+    #[test]
+    fn joining_never_panics(mut frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 10..90), 1..5), of in 0_usize..3) {
+        // Any bytes, and a sound one among them.
+        frames.extend(datagrams(UDP4, 300, 100).into_iter().take(of));
+        prop_assert_eq!(joined(&frames).iter().map(|(count, _)| count).sum::<usize>(), frames.len());
+    }
 
     // B29
     #[test]
