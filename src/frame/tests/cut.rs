@@ -76,26 +76,26 @@ fn datagrams_that_are_not_alike_stay_apart() {
     let alike = || datagrams(UDP4, 300, 100);
     assert_eq!(joined(&alike()).iter().map(|(count, _)| *count).collect::<Vec<_>>(), [3]);
     const IP: usize = vnet::LEN + 14;
-    // What of the second one is changed, and which then go together.
-    let changes: [(&str, &dyn Fn(&mut Vec<u8>), &[usize]); 11] = [
-        ("destination MAC", &|f| f[vnet::LEN] ^= 2, &[1, 1, 1]),
-        ("type of service", &|f| f[IP + 1] ^= 4, &[1, 1, 1]),
-        ("identification", &|f| f[IP + 5] ^= 64, &[1, 1, 1]),
-        ("a fragment", &|f| f[IP + 6] |= 0x20, &[1, 1, 1]),
-        ("time to live", &|f| f[IP + 8] -= 1, &[1, 1, 1]),
-        ("source", &|f| f[IP + 15] ^= 1, &[1, 1, 1]),
-        ("port", &|f| f[IP + 23] ^= 1, &[1, 1, 1]),
-        ("checksum", &|f| f[IP + 27] ^= 1, &[1, 1, 1]),
-        ("a whole checksum", &|f| VnetHeader::default().write(f), &[1, 1, 1]),
-        ("padding", &|f| f.push(0), &[1, 1, 1]),
-        ("TCP", &|f| f[IP + 9] = proto::TCP, &[1, 1, 1]),
+    // What of the second one is changed.
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change); 11] = [
+        ("destination MAC", |f| f[vnet::LEN] ^= 2),
+        ("type of service", |f| f[IP + 1] ^= 4),
+        ("identification", |f| f[IP + 5] ^= 64),
+        ("a fragment", |f| f[IP + 6] |= 0x20),
+        ("time to live", |f| f[IP + 8] -= 1),
+        ("source", |f| f[IP + 15] ^= 1),
+        ("port", |f| f[IP + 23] ^= 1),
+        ("checksum", |f| f[IP + 27] ^= 1),
+        ("a whole checksum", |f| VnetHeader::default().write(f)),
+        ("padding", |f| f.push(0)),
+        ("TCP", |f| f[IP + 9] = proto::TCP),
     ];
-    for (what, change, counts) in changes {
+    for (what, change) in changes {
         let mut frames = alike();
         change(&mut frames[1]);
         let result = joined(&frames);
-        assert_eq!(result.iter().map(|(count, _)| *count).collect::<Vec<_>>(), counts, "{what}");
-        assert!(result.iter().map(|(_, frame)| frame).eq(&frames), "{what}: as they came");
+        assert!(result.iter().map(|(_, frame)| frame).eq(&frames), "{what}: three, as they came");
     }
     // A shorter one is the last, a longer one begins anew, and one without data goes alone.
     let short = datagrams(UDP4, 250, 100);
