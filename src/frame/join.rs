@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //! Each write into a TAP runs the receiver's stack and wakes whoever waits there, which costs many times what a short datagram does.
-//! The kernel joins what comes from a network card for the same reason (GRO, `udp_gro_receive`). [`Joint`] does it for short
+//! The kernel joins what comes from a network card for the same reason (GRO, `udp_gro_receive`). [`join`] does it for short
 //! frames that wait in one buffer, and undoes nothing that [`super::segment`] or the receiver's kernel (`__udp_gso_segment`)
 //! could not bring back byte by byte: same addresses, ports, type of service and time to live, one length but for the last, IPv4
 //! identifications that follow each other or mean nothing (RFC 6864), and a checksum that is still to be computed, so that none is
@@ -19,9 +19,27 @@ const L3: usize = vnet::LEN + ETH_LEN;
 const L4: usize = L3 + ipv4::MIN_LEN;
 const DATA: usize = L4 + udp::LEN;
 
+/// Joins the frame at `start`, up to the first of `ends`, with as many of those behind it, up to the next of `ends` each, as go
+/// together: how many frames that is, and where the one that they are now ends.
+///
+/// # Panics
+/// Without any of `ends`.
+pub fn join(bytes: &mut [u8], start: usize, mut ends: impl Iterator<Item = usize>) -> (usize, usize) {
+    let mut end = ends.next().expect("the end of the first");
+    let mut count = 1;
+    let Some(mut joint) = Joint::of(bytes, start, end) else { return (count, end) };
+    for next in ends {
+        if !joint.join(bytes, end, next) {
+            break;
+        }
+        (count, end) = (count + 1, next);
+    }
+    (count, joint.finish(bytes))
+}
+
 /// Frames that are becoming one, in the buffer in which they lie one behind the other.
 #[derive(Debug)]
-pub struct Joint {
+struct Joint {
     start: usize,
     end: usize,
     /// Data of each datagram but the last, bytes.
@@ -34,14 +52,14 @@ pub struct Joint {
 
 impl Joint {
     /// Of the frame, with its virtio header, at `start` to `end`, if others may join it.
-    pub fn of(bytes: &[u8], start: usize, end: usize) -> Option<Joint> {
+    fn of(bytes: &[u8], start: usize, end: usize) -> Option<Joint> {
         let frame = &bytes[start..end];
         let size = data_of(frame)?;
         Some(Joint { start, end, size, last: size, id: get16(frame, L3 + ipv4::ID) })
     }
 
     /// Moves the data of the frame at `start` to `end` behind what is joined, if it is of the same kind; `false`: it stays.
-    pub fn join(&mut self, bytes: &mut [u8], start: usize, end: usize) -> bool {
+    fn join(&mut self, bytes: &mut [u8], start: usize, end: usize) -> bool {
         let (first, next) = (&bytes[self.start..], &bytes[start..end]);
         let Some(len) = data_of(next) else { return false };
         let id = get16(next, L3 + ipv4::ID);
@@ -64,7 +82,7 @@ impl Joint {
     }
 
     /// Writes the headers of the whole, which ends there.
-    pub fn finish(self, bytes: &mut [u8]) -> usize {
+    fn finish(self, bytes: &mut [u8]) -> usize {
         let frame = &mut bytes[self.start..self.end];
         let len = (frame.len() - L4) as u16; // UDP's, within an IP packet
         if usize::from(len) > udp::LEN + self.size {

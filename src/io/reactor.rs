@@ -26,21 +26,18 @@
 //! [`Allowance`], by the clock. A port that has none left is *held*: neither read nor watched until it has some again. So the
 //! loop sleeps beside a container that sends garbage as fast as it can.
 //!
-//! A write wakes its receiver, which often takes the CPU at once; afterwards our code and tables are cold. So short frames
-//! are copied into an [`Outbox`] and written [`BATCH`] at a time: one cold start for many frames, and datagrams of one flow
-//! even by one write ([`Joint`]). The first frame of a
-//! port's turn is written at once, for then nothing is known to come after it.
+//! Short frames wait in an [`Outbox`] to be written together. The first frame of a port's turn is written at once, for then
+//! nothing is known to come after it.
 //!
 //! To be woken costs more than a short exchange: the waker's CPU interrupts ours, which may have to leave its sleep. So
-//! after a turn that moved little, and little at a time, the loop looks for what comes next for [`LOOK`] before it sleeps
-//! ([`Patience`]): an answer is often about to come. After bulk it does not, nor where looking has not paid lately, for
-//! then the CPU is somebody else's.
+//! after a turn that moved little the loop may look for what comes next for [`LOOK`] before it sleeps ([`Patience`]).
 //!
 //! Other threads put a [`Job`] into the channel and wake the loop; jobs run between turns.
 //!
 //! # Limits
-//! [`LOOK`] of looking before a sleep, and none with nothing to wait for; [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`] a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames of
-//! [`SHORT`] bytes wait to be written.
+//! [`LOOK`] of looking before a sleep, and none with nothing to wait for; [`QUANTUM`] bytes a port and turn; [`SOCKET_QUANTUM`]
+//! a socket; [`JOBS_PER_TURN`] jobs a turn; [`BATCH`] frames between two looks at the clock, and of up to [`SHORT`] bytes between
+//! two writings.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
@@ -54,13 +51,15 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 
-use super::allowance::{Allowance, Tally};
+use super::allowance::Tally;
 use super::clock::Clock;
+use super::devices::{Devices, Entry, Role};
+use super::outbox::{BATCH, Outbox, SHORT, Takes};
+use super::patience::{LOOK, Patience};
 use super::pcap::Capture;
 use super::sockets::{self, HostSockets};
 use super::switch::{ANSWER_WITHIN, NotAdded, Notice, Notifier, Switch, SwitchError};
-use super::sys::tuntap::Device;
-use super::tap::{ReadError, TapPort, WriteError};
+use super::tap::{ReadError, TapPort};
 use super::uplink::Uplink;
 use crate::core::command::{Answer, Applied, Command, Query, SocketUplinkConfig, UplinkConfig};
 use crate::core::datapath::{Config, Datapath};
@@ -71,9 +70,7 @@ use crate::core::split::ping;
 use crate::core::time::Instant;
 use crate::core::world::{Point, Sent, World};
 use crate::core::worth::Worth;
-use crate::frame::join::Joint;
-use crate::frame::{BUFFER_LEN, Caps, FrameOut, HEADROOM, Link};
-use crate::wire::vnet;
+use crate::frame::{BUFFER_LEN, Caps, FrameOut, Link};
 
 /// What a port may spend in one turn, bytes.
 const QUANTUM: i64 = 256 * 1024;
@@ -85,17 +82,6 @@ const PORT_DESCRIPTORS: isize = 2;
 const MIN_CHARGE: i64 = 4096;
 /// What a microsecond costs, bytes: about the rate of small frames and of super-frames alike.
 const CHARGE_PER_MICRO: i64 = 2048;
-/// Frames between two looks at the clock, and between two writings of what waits.
-const BATCH: usize = 16;
-/// The longest frame that waits, bytes: one of the usual MTU with its headers. Copying longer ones costs more than it saves.
-const SHORT: usize = 2048;
-/// How long to look for what comes next before sleeping, microseconds: about what being woken costs both sides.
-const LOOK: u64 = 10;
-/// A turn of more frames and sockets is no exchange that waits for its answer.
-const FEW: u32 = 4;
-/// Looks in vain in a row after which it is not tried for a while, and how many sleeps that is.
-const VAIN: u32 = 4;
-const WHILE: u32 = 64;
 /// Jobs between two turns.
 const JOBS_PER_TURN: usize = 16;
 /// Jobs under way.
@@ -111,46 +97,6 @@ enum Job {
     /// Answered with the capture before, for the asker to finish: the loop waits for no disk.
     Capture(Option<File>, Sender<Result<Option<Capture>, SwitchError>>),
     Shutdown,
-}
-
-/// Any device of a port.
-enum Role {
-    Tap(TapPort),
-    Uplink(Uplink),
-}
-
-impl Role {
-    fn device(&self) -> &Device {
-        match self {
-            Role::Tap(tap) => tap.device(),
-            Role::Uplink(uplink) => uplink.device(),
-        }
-    }
-}
-
-struct Entry {
-    id: PortId,
-    role: Role,
-    vnet: bool,
-    /// On the ready list.
-    ready: bool,
-    /// Bytes it may still spend; negative after a turn that overspent.
-    deficit: i64,
-    /// What it may spend on frames that come to nothing.
-    allowance: Allowance,
-    /// It had none left before; told once.
-    was_held: bool,
-}
-
-impl Entry {
-    fn new(id: PortId, role: Role, vnet: bool) -> Entry {
-        Entry { id, role, vnet, ready: false, deficit: 0, allowance: Allowance::default(), was_held: false }
-    }
-
-    /// May datagrams be written to it as one super-frame?
-    fn takes_joined(&self) -> bool {
-        matches!(&self.role, Role::Tap(tap) if tap.device().caps().uso)
-    }
 }
 
 /// What reading a few frames of a port came to.
@@ -169,136 +115,6 @@ enum End {
     Gone,
 }
 
-/// Is it worth looking for what comes next, rather than sleeping until it wakes us?
-#[derive(Default)]
-struct Patience {
-    /// Frames and sockets of this turn.
-    served: u32,
-    /// One was a long frame.
-    bulk: bool,
-    /// Looks in vain, in a row.
-    vain: u32,
-    /// Sleeps until it is tried again.
-    rest: u32,
-}
-
-impl Patience {
-    fn tries(&mut self) -> bool {
-        if self.served == 0 || self.served > FEW || self.bulk {
-            return false;
-        }
-        if self.rest > 0 {
-            self.rest -= 1;
-            return false;
-        }
-        true
-    }
-
-    fn looked(&mut self, found: bool) {
-        self.vain = if found { 0 } else { self.vain + 1 };
-        if self.vain == VAIN {
-            (self.vain, self.rest) = (0, WHILE);
-        }
-    }
-
-    fn serve(&mut self, len: usize) {
-        self.served += 1;
-        self.bulk |= len > SHORT;
-    }
-}
-
-/// Devices by the slot of their port's id.
-#[derive(Default)]
-struct Devices {
-    entries: Vec<Option<Entry>>,
-}
-
-impl Devices {
-    #[inline]
-    fn get_mut(&mut self, id: PortId) -> Option<&mut Entry> {
-        self.entries.get_mut(id.0 as usize & 0xffff)?.as_mut().filter(|e| e.id == id)
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let slot = entry.id.0 as usize & 0xffff;
-        if self.entries.len() <= slot {
-            self.entries.resize_with(slot + 1, || None);
-        }
-        self.entries[slot] = Some(entry);
-    }
-
-    fn remove(&mut self, id: PortId) -> Option<Entry> {
-        let place = self.entries.get_mut(id.0 as usize & 0xffff)?;
-        if place.as_ref()?.id == id { place.take() } else { None }
-    }
-}
-
-/// Short frames that wait to be written together. Empty between two ports' turns.
-struct Outbox {
-    /// Is anything taken?
-    open: bool,
-    /// It opens behind the next frame.
-    soon: bool,
-    /// Whose, and where in `bytes` each ends.
-    frames: Vec<(PortId, usize)>,
-    /// With their virtio headers, one after the other.
-    bytes: Vec<u8>,
-    /// What became of those written, for the core.
-    written: Vec<Sent>,
-}
-
-impl Outbox {
-    fn new() -> Outbox {
-        Outbox {
-            open: false,
-            soon: false,
-            frames: Vec::with_capacity(BATCH),
-            bytes: Vec::with_capacity(BATCH * SHORT),
-            written: Vec::with_capacity(BATCH),
-        }
-    }
-
-    /// Takes a copy, if there is room.
-    #[inline]
-    fn take(&mut self, port: PortId, frame: FrameOut<'_>) -> bool {
-        let bytes = frame.with_vnet();
-        if std::mem::take(&mut self.soon) {
-            self.open = true;
-            return false;
-        }
-        if !self.open || bytes.len() > SHORT || self.frames.len() == BATCH {
-            return false;
-        }
-        self.bytes.extend_from_slice(bytes);
-        self.frames.push((port, self.bytes.len()));
-        true
-    }
-
-    fn write(&mut self, devices: &mut Devices) {
-        let (mut at, mut from) = (0, 0);
-        while let Some(&(port, end)) = self.frames.get(at) {
-            let (mut count, mut next, mut to) = (1, end, end);
-            if self.frames.get(at + 1).is_some_and(|behind| behind.0 == port)
-                && devices.get_mut(port).is_some_and(|entry| entry.takes_joined())
-                && let Some(mut joint) = Joint::of(&self.bytes, from, end)
-            {
-                while let Some(&(other, end)) = self.frames.get(at + count)
-                    && other == port
-                    && joint.join(&mut self.bytes, next, end)
-                {
-                    (count, next) = (count + 1, end);
-                }
-                to = joint.finish(&mut self.bytes);
-            }
-            let sent = write_frame(devices, port, FrameOut::from_bytes(&self.bytes[from..to]));
-            self.written.extend(std::iter::repeat_n(sent, count));
-            (at, from) = (at + count, next);
-        }
-        self.frames.clear();
-        self.bytes.clear();
-    }
-}
-
 /// The world as the core sees it: devices, maybe the host's sockets, and maybe somebody who captures.
 struct Wire {
     devices: Devices,
@@ -311,11 +127,11 @@ struct Wire {
 impl World for Wire {
     #[inline]
     fn transmit(&mut self, port: PortId, frame: FrameOut<'_>) -> Sent {
-        self.patience.bulk |= frame.packet().len() > SHORT;
-        if !self.outbox.frames.is_empty() {
+        self.patience.moved(frame.packet().len());
+        if !self.outbox.is_empty() {
             self.outbox.write(&mut self.devices); // no frame overtakes another
         }
-        write_frame(&mut self.devices, port, frame)
+        self.devices.write(port, frame)
     }
 
     #[inline]
@@ -527,7 +343,7 @@ impl Reactor {
         if timeout == Some(std::time::Duration::ZERO) || !self.look(events, now)? {
             poll(&mut self.poll, events, timeout)?;
         }
-        (self.wire.patience.served, self.wire.patience.bulk) = (0, false);
+        self.wire.patience.begin();
         for event in events.iter() {
             let of_socket = event.token() != WAKE && self.wire.sockets.as_mut().is_some_and(|s| s.event(event));
             if event.token() != WAKE && !of_socket {
@@ -592,14 +408,14 @@ impl Reactor {
         if self.wire.sockets.is_none() {
             return; // nothing is held back but for connections
         }
-        self.wire.outbox.open = true;
+        self.wire.outbox.takes = Takes::All;
         self.datapath.flush(self.clock.now(), &mut self.wire);
         self.write_outbox();
     }
 
     fn write_outbox(&mut self) {
         self.wire.outbox.write(&mut self.wire.devices);
-        (self.wire.outbox.open, self.wire.outbox.soon) = (false, false);
+        self.wire.outbox.takes = Takes::None;
         for sent in self.wire.outbox.written.drain(..) {
             self.datapath.settle(sent);
         }
@@ -612,8 +428,8 @@ impl Reactor {
         for _ in 0..self.sockets_waiting() {
             let Some((id, ready)) = self.wire.sockets.as_mut().and_then(HostSockets::next_ready) else { break };
             // The first frame is written at once: nothing is known to come after it.
-            (self.wire.outbox.open, self.wire.outbox.soon) = (served > 0, served == 0);
-            self.wire.patience.serve(0);
+            self.wire.outbox.takes = if served == 0 { Takes::Later } else { Takes::All };
+            self.wire.patience.served(0);
             let (mut ready, mut deficit) = (ready, SOCKET_QUANTUM);
             loop {
                 let more = self.datapath.socket_ready(id, ready, now, &mut self.wire);
@@ -661,12 +477,11 @@ impl Reactor {
     fn serve(&mut self, id: PortId) {
         let Some(entry) = self.wire.devices.get_mut(id) else { return };
         entry.deficit = (entry.deficit + QUANTUM).min(QUANTUM);
-        let has_header = entry.vnet;
         let mut deficit = entry.deficit;
         let mut now = self.clock.now();
         let mut end = End::More;
         while deficit > 0 && matches!(end, End::More) {
-            let batch = self.batch(id, has_header, now);
+            let batch = self.batch(id, now);
             self.write_outbox();
             if !batch.tally.is_clean() {
                 self.flush(); // what is owed for them is part of what they cost
@@ -685,13 +500,13 @@ impl Reactor {
                 entry.allowance.settle(batch.tally, now.since(before), now);
                 if let Some(at) = entry.allowance.resumes(now) {
                     entry.deficit = deficit.clamp(-16 * QUANTUM, 0);
-                    self.wire.outbox.open = false;
+                    self.wire.outbox.takes = Takes::None;
                     return if matches!(end, End::Gone) { self.lose(id) } else { self.hold(id, at) };
                 }
             }
-            self.wire.outbox.open = true; // more are likely now
+            self.wire.outbox.takes = Takes::All; // more are likely now
         }
-        self.wire.outbox.open = false;
+        self.wire.outbox.takes = Takes::None;
         match end {
             End::More => {
                 if let Some(entry) = self.wire.devices.get_mut(id) {
@@ -745,7 +560,7 @@ impl Reactor {
     }
 
     /// Reads up to [`BATCH`] frames of a port; one, while what its frames cost is looked at closely.
-    fn batch(&mut self, id: PortId, has_header: bool, now: Instant) -> Batch {
+    fn batch(&mut self, id: PortId, now: Instant) -> Batch {
         let mut batch = Batch { charge: 0, tally: Tally::default(), end: End::More };
         for _ in 0..BATCH {
             let Some(entry) = self.wire.devices.get_mut(id) else {
@@ -753,9 +568,9 @@ impl Reactor {
                 break;
             };
             let closely = !entry.allowance.is_whole(now);
-            match read_frame(entry.role.device(), has_header, &mut self.buf) {
+            match entry.read(&mut self.buf) {
                 Ok(Some(len)) => {
-                    self.wire.patience.serve(len);
+                    self.wire.patience.served(len);
                     self.datapath.input(id, &mut self.buf, len, now, &mut self.wire);
                     let work = self.datapath.take_work();
                     let worth = self.datapath.worth();
@@ -764,7 +579,7 @@ impl Reactor {
                     if work > BATCH as u32 || len > SHORT || closely || worth == Worth::Attempt {
                         break;
                     }
-                    self.wire.outbox.open = true;
+                    self.wire.outbox.takes = Takes::All;
                 }
                 // A frame shorter than its virtio header cannot be; nothing to charge but the call.
                 Ok(None) => batch.charge += MIN_CHARGE,
@@ -937,61 +752,4 @@ fn poll(poll: &mut Poll, events: &mut Events, timeout: Option<std::time::Duratio
 /// What the time between two looks at the clock costs, bytes.
 fn time_charge(before: Instant, now: Instant) -> i64 {
     i64::try_from(now.micros() - before.micros()).unwrap_or(i64::MAX / 4096) * CHARGE_PER_MICRO
-}
-
-#[inline]
-fn write_frame(devices: &mut Devices, port: PortId, frame: FrameOut<'_>) -> Sent {
-    let Some(entry) = devices.get_mut(port) else { return Sent::Gone };
-    let bytes = if entry.vnet { frame.with_vnet() } else { frame.packet() };
-    match entry.role.device().write(bytes) {
-        Ok(_) => Sent::Ok,
-        Err(error) => match WriteError::from(error) {
-            WriteError::Down => Sent::Down,
-            WriteError::Gone => Sent::Gone,
-            WriteError::Refused => Sent::Refused,
-            WriteError::Full | WriteError::Other(_) => Sent::Failed,
-        },
-    }
-}
-
-/// Reads one frame to where the core wants it; `None`: it was cut short of its own virtio header.
-#[inline]
-fn read_frame(device: &Device, has_header: bool, buf: &mut [u8]) -> Result<Option<usize>, ReadError> {
-    if has_header {
-        let read = device.read(&mut buf[HEADROOM - vnet::LEN..])?;
-        return Ok(read.checked_sub(vnet::LEN));
-    }
-    buf[HEADROOM - vnet::LEN..HEADROOM].fill(0);
-    Ok(Some(device.read(&mut buf[HEADROOM..])?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn after(served: &[usize]) -> Patience {
-        let mut patience = Patience::default();
-        served.iter().for_each(|len| patience.serve(*len));
-        patience
-    }
-
-    #[test]
-    fn an_answer_is_looked_for_after_little_and_not_after_bulk() {
-        assert!(after(&[60]).tries());
-        assert!(after(&[60, 1500, 0, 60]).tries());
-        assert!(!after(&[]).tries(), "a timer, or a command");
-        assert!(!after(&[60; 5]).tries(), "a flood");
-        assert!(!after(&[65_000]).tries());
-    }
-
-    #[test]
-    fn looking_in_vain_rests_for_a_while() {
-        let mut patience = after(&[60]);
-        for found in [false, false, true].into_iter().chain([false; VAIN as usize]) {
-            assert!(patience.tries());
-            patience.looked(found);
-        }
-        assert!((0..WHILE).all(|_| !patience.tries()));
-        assert!(patience.tries());
-    }
 }

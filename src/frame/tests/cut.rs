@@ -4,7 +4,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::join::Joint;
+use crate::frame::join::join;
 use crate::frame::{fragment, segment};
 
 /// A port with a virtio header whose kernel knows no UDP segmentation.
@@ -40,21 +40,14 @@ fn frame_that_a_port_takes_goes_by_untouched() {
 /// Frames with their virtio headers, joined as far as they go together; and how many there were in each.
 fn joined(frames: &[Vec<u8>]) -> Vec<(usize, Vec<u8>)> {
     let mut bytes = frames.concat();
+    let ends: Vec<usize> = (1..=frames.len()).map(|count| frames[..count].concat().len()).collect();
     let mut all = Vec::new();
-    let (mut at, mut from) = (0, 0);
+    let (mut at, mut start) = (0, 0);
     while at < frames.len() {
-        let (mut count, mut end) = (1, from + frames[at].len());
-        let mut to = end;
-        if let Some(mut joint) = Joint::of(&bytes, from, end) {
-            while let Some(next) = frames.get(at + count)
-                && joint.join(&mut bytes, end, end + next.len())
-            {
-                (count, end) = (count + 1, end + next.len());
-            }
-            to = joint.finish(&mut bytes);
-        }
-        all.push((count, bytes[from..to].to_vec()));
-        (at, from) = (at + count, end);
+        let (count, end) = join(&mut bytes, start, ends[at..].iter().copied());
+        all.push((count, bytes[start..end].to_vec()));
+        at += count;
+        start = ends[at - 1];
     }
     all
 }
