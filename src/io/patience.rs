@@ -5,18 +5,20 @@
 //! its sleep first, and then our caches are cold. An answer is often about to come, so after a turn that moved little, and little at
 //! a time, the loop asks again and again for [`LOOK`] before it sleeps.
 //!
-//! What that costs is somebody else's CPU, so it rests where it does not pay: after [`VAIN`] looks in vain in a row, and after bulk,
+//! What that costs is somebody else's CPU, so it rests where it does not pay: after [`VAIN`] looks in vain in a row, and beside bulk,
 //! whose sender and receiver are at work until the next frame comes (`docs/decisions/looking-before-sleeping.md`).
 //!
 //! # Limits
 //! One look of [`LOOK`] before a sleep, none where there is nothing to wait for.
 
-/// How long to look, microseconds: about what being woken costs both sides.
-pub const LOOK: u64 = 10;
+/// How long to look, microseconds: somewhat more than it takes to wake somebody who answers at once, and to hear from him.
+pub const LOOK: u64 = 50;
 /// A turn of more frames and sockets is no exchange that waits for its answer.
 const FEW: u32 = 4;
 /// A frame of more bytes is bulk: one of the usual MTU with its headers is not.
 const LONG: usize = 2048;
+/// Sleeps after bulk without looking: acknowledgements come between its frames, in turns of their own.
+const AFTER_BULK: u32 = 16;
 /// Looks in vain in a row after which it is not tried for a while, and how many sleeps that is.
 const VAIN: u32 = 4;
 const WHILE: u32 = 64;
@@ -55,7 +57,11 @@ impl Patience {
 
     /// Shall the loop look before it sleeps?
     pub fn tries(&mut self) -> bool {
-        if self.served == 0 || self.served > FEW || self.bulk {
+        if self.bulk {
+            self.rest = self.rest.max(AFTER_BULK);
+            return false;
+        }
+        if self.served == 0 || self.served > FEW {
             return false;
         }
         if self.rest > 0 {
@@ -92,6 +98,17 @@ mod tests {
         assert!(!fresh(&[]), "a timer, or a command");
         assert!(!fresh(&[60; 5]), "a flood");
         assert!(!fresh(&[65_000]));
+    }
+
+    #[test]
+    fn acknowledgements_beside_bulk_are_not_looked_for() {
+        let mut patience = Patience::default();
+        for _ in 0..3 {
+            assert!(!after(&mut patience, &[65_000]));
+            assert!((1..AFTER_BULK).all(|_| !after(&mut patience, &[66])));
+        }
+        assert!(!after(&mut patience, &[66]));
+        assert!(after(&mut patience, &[66]), "the bulk is over");
     }
 
     #[test]
