@@ -5,9 +5,10 @@
 //! beside each other, idle but for one, and the candidates take turns case by case: what the machine does meanwhile meets all
 //! alike. Scenes that are heavy (hundreds of ports, thousands of flows) stand [alone](Group::alone), one after the other.
 //!
-//! Latencies left to the scheduler have two values, three times apart (switch and peers on one CPU or not), so for `rr`, `crr` and
-//! the idle ping CPUs are assigned: the candidate's processes have the last, the peers the first. `crr-free` leaves them free, as
-//! users do.
+//! Latencies left to the scheduler have several values, far apart (who shares a CPU with whom), so for `rr`, `crr` and the idle ping
+//! CPUs are assigned: the candidate's processes have the last, the peers the first. The kernel has no process, and so needs one CPU
+//! where the others need two: `rr-one` gives all of them one, `rr-apart` client and server one each. `rr-free` and `crr-free`
+//! leave it to the scheduler, as users do.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,6 +36,19 @@ const MAY_BE_LOST: f64 = 0.01;
 const MANY_PORTS: u32 = 5000;
 const FIRST_OF_MANY: u32 = 20_000;
 
+/// Which CPUs do the work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Placement {
+    /// The candidate's processes have the last, the peers the first.
+    Own,
+    /// All have the first.
+    One,
+    /// The client has the first, the server and the candidate the last.
+    Apart,
+    /// As the scheduler likes.
+    Free,
+}
+
 /// One measurement on a scene.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum What {
@@ -55,10 +69,8 @@ pub enum What {
     Lossless {
         size: u32,
     },
-    Exchanges,
-    Connections {
-        pinned: bool,
-    },
+    Exchanges(Placement),
+    Connections(Placement),
     Ping,
     PingUnderLoad,
     Fairness,
@@ -87,8 +99,8 @@ impl What {
             Self::Bulk { .. } | Self::SmallWrites | Self::Local { .. } => seconds + 0.1,
             Self::Datagrams { .. } => 0.3 * seconds + 0.2,
             Self::Lossless { .. } => 0.38 * f64::from(PROBES + 1),
-            Self::Exchanges => 0.5 * seconds + 0.1,
-            Self::Connections { .. } => 0.4,
+            Self::Exchanges(_) => 0.5 * seconds + 0.1,
+            Self::Connections(_) => 0.4,
             Self::Ping => 0.7 * seconds + 0.1,
             Self::PingUnderLoad | Self::Fairness => seconds + 0.4,
             Self::SlowReader => 1.5 * seconds + 0.3,
@@ -188,9 +200,14 @@ fn all_of_path(way: Way, mtu: u32) -> Vec<(String, What)> {
     if mtu != 1500 {
         return cases;
     }
-    cases.push((format!("rr/{way}"), What::Exchanges));
-    cases.push((format!("crr/{way}"), What::Connections { pinned: true }));
-    cases.push((format!("crr-free/{way}"), What::Connections { pinned: false }));
+    cases.push((format!("rr/{way}"), What::Exchanges(Placement::Own)));
+    if way == Way::Out {
+        cases.push((format!("rr-one/{way}"), What::Exchanges(Placement::One)));
+        cases.push((format!("rr-apart/{way}"), What::Exchanges(Placement::Apart)));
+        cases.push((format!("rr-free/{way}"), What::Exchanges(Placement::Free)));
+    }
+    cases.push((format!("crr/{way}"), What::Connections(Placement::Own)));
+    cases.push((format!("crr-free/{way}"), What::Connections(Placement::Free)));
     for size in [64, 1400, 65_507] {
         cases.push((format!("udp/{way}/{size}"), What::Datagrams { size }));
     }
@@ -215,7 +232,7 @@ fn all_of_path(way: Way, mtu: u32) -> Vec<(String, What)> {
 fn few_of_path(way: Way, mtu: u32) -> Vec<(String, What)> {
     let few: &[&str] = match (way, mtu) {
         (Way::Direct, 1500) => &["bulk/direct/1500/1/forth", "udp/direct/1400", "ping/"],
-        (Way::Out, 1500) => &["bulk/out/1500/1/", "rr/", "crr/", "crr-free/", "slow/", "writes/"],
+        (Way::Out, 1500) => &["bulk/out/1500/1/", "rr/", "rr-one/", "crr/", "crr-free/", "slow/", "writes/"],
         (Way::Out, _) => &["bulk/out/65520/1/"],
         (Way::In, 1500) => &["bulk/in/1500/1/forth"],
         _ => &[],
@@ -316,10 +333,9 @@ impl Bench<'_> {
                 Ok(measured)
             }
             What::Lossless { size } => self.lossless(size),
-            What::Exchanges => self.pinned(|| self.exchanges("rr")),
-            What::Connections { pinned: true } => self.pinned(|| self.exchanges("crr")),
-            What::Connections { pinned: false } => self.exchanges("crr"),
-            What::Ping => self.pinned(|| self.ping()),
+            What::Exchanges(placement) => self.placed(placement, |last| self.exchanges("rr", last)),
+            What::Connections(placement) => self.placed(placement, |last| self.exchanges("crr", last)),
+            What::Ping => self.placed(Placement::Own, |_| self.ping()),
             What::PingUnderLoad => self.loaded(1, |bench| bench.ping()),
             What::Fairness => self.fairness(),
             What::SlowReader => self.slow_reader(),
@@ -439,9 +455,10 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    fn exchanges(&self, kind: &str) -> Result<Measured, String> {
+    fn exchanges(&self, kind: &str, servers: &CpuSet) -> Result<Measured, String> {
         let ports = TCP_PORTS.to_string();
-        let _server = self.serve(&["serve", &FIRST_TCP.to_string(), &ports])?;
+        let server = self.serve(&["serve", &FIRST_TCP.to_string(), &ports])?;
+        place(&[server.pid()], servers);
         let seconds = (0.5 * f64::from(self.seconds)).to_string();
         let to = self.target(FIRST_TCP);
         let words = match kind {
@@ -645,8 +662,12 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    /// The candidate's processes on the last CPU, the peers on the first.
-    fn pinned(&self, action: impl FnOnce() -> Result<Measured, String>) -> Result<Measured, String> {
+    /// Does it with CPUs assigned; it is told those of a server.
+    fn placed(
+        &self,
+        placement: Placement,
+        action: impl FnOnce(&CpuSet) -> Result<Measured, String>,
+    ) -> Result<Measured, String> {
         let failed = |errno: rustix::io::Errno| format!("sched_setaffinity: {errno}");
         let all = sched_getaffinity(None).map_err(failed)?;
         let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
@@ -655,11 +676,17 @@ impl Bench<'_> {
             set.set(*cpu.expect("we run on one"));
             set
         };
+        let (first, last) = (only(cpus.first()), only(cpus.last()));
+        let (ours, servers, clients) = match placement {
+            Placement::Own => (last, first, first),
+            Placement::One => (first, first, first),
+            Placement::Apart => (last, last, first),
+            Placement::Free => (all, all, all),
+        };
         let family = self.path.family();
-        place(&family, &only(cpus.last()));
-        // Those that we start have our own.
-        sched_setaffinity(None, &only(cpus.first())).map_err(failed)?;
-        let measured = action();
+        place(&family, &ours);
+        sched_setaffinity(None, &clients).map_err(failed)?; // those that we start have our own
+        let measured = action(&servers);
         sched_setaffinity(None, &all).map_err(failed)?;
         place(&family, &all);
         measured

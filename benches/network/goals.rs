@@ -46,7 +46,7 @@ const fn by_sockets(case: &'static str, metric: &'static str) -> Figure {
     (case, metric, SOCKETS)
 }
 
-const GOALS: [Goal; 39] = [
+const GOALS: [Goal; 42] = [
     goal("container to container, of forward", DIRECT, of(DIRECT, "forward"), AtLeast(0.95)),
     goal("TUN, out, of forward", TUN_OUT, of(TUN_OUT, "forward"), AtLeast(0.80)),
     goal("TUN, in, of forward", TUN_IN, of(TUN_IN, "forward"), AtLeast(0.80)),
@@ -74,7 +74,10 @@ const GOALS: [Goal; 39] = [
     goal("slow server out, sent again by the container", by_sockets("slow/out", "retransmits"), None, AtMost(0.0)),
     goal("slow server in, came twice to the container", by_sockets("slow/in", "duplicates"), None, AtMost(0.0)),
     goal("writes of 1 KiB, of slirp4netns", WRITES, of(WRITES, "slirp4netns"), AtLeast(3.0)),
-    goal("request, response p50, us more than the kernel", RR, of(RR, "kernel"), MoreBy(30.0)),
+    goal("request, response p50, us more than the kernel: one CPU", RR_ONE, of(RR_ONE, "kernel"), MoreBy(30.0)),
+    goal("the same, client and server on a CPU each", RR_APART, of(RR_APART, "kernel"), MoreBy(30.0)),
+    goal("the same, CPUs left free", RR_FREE, of(RR_FREE, "kernel"), MoreBy(30.0)),
+    goal("the same, pontoon on a CPU of its own", RR, of(RR, "kernel"), MoreBy(30.0)),
     goal("connect, request, response p50, of slirp4netns", CRR_OUT, of(CRR_OUT, "slirp4netns"), AtMost(0.6)),
     goal("the same, CPUs left free", CRR_FREE, of(CRR_FREE, "slirp4netns"), AtMost(0.6)),
     goal("UDP 1,400 B, highest rate, of slirp4netns", RATE, of(RATE, "slirp4netns"), AtLeast(3.0)),
@@ -103,6 +106,9 @@ const OUT_64: Figure = by_sockets("bulk/out/1500/64/forth", TCP);
 const BACK_64: Figure = by_sockets("bulk/out/1500/64/back", TCP);
 const WRITES: Figure = by_sockets("writes/out", TCP);
 const RR: Figure = by_sockets("rr/out", "p50_us");
+const RR_ONE: Figure = by_sockets("rr-one/out", "p50_us");
+const RR_APART: Figure = by_sockets("rr-apart/out", "p50_us");
+const RR_FREE: Figure = by_sockets("rr-free/out", "p50_us");
 const CRR_OUT: Figure = by_sockets("crr/out", "p50_us");
 const CRR_FREE: Figure = by_sockets("crr-free/out", "p50_us");
 const RATE: Figure = by_sockets("rate/out/1400", "udp_per_s");

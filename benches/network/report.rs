@@ -17,7 +17,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
     ("Small writes, and the published port from the host itself", &["writes", "local"]),
     ("UDP, sent flat out", &["udp"]),
     ("UDP, the highest rate with less than 1 % lost", &["rate"]),
-    ("Request and response on one connection", &["rr"]),
+    ("Request and response on one connection", &["rr", "rr-one", "rr-apart", "rr-free"]),
     ("Connect, request, response, close", &["crr", "crr-free"]),
     ("Ping, idle and beside one bulk stream", &["ping"]),
     ("Eight bulk streams, and one request and response beside them", &["fair"]),
@@ -28,7 +28,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
 ];
 
 /// The figures of the README: what it is, case and kind of figure.
-const README: [(&str, &str, &str); 9] = [
+const README: [(&str, &str, &str); 10] = [
     ("container to container, Gbit/s", "bulk/direct/1500/1/forth", "tcp_gbit_s"),
     ("container to the world, Gbit/s", "bulk/out/1500/1/forth", "tcp_gbit_s"),
     ("and back", "bulk/out/1500/1/back", "tcp_gbit_s"),
@@ -37,6 +37,7 @@ const README: [(&str, &str, &str); 9] = [
     ("UDP of 64 bytes, delivered a second", "udp/direct/64", "udp_per_s"),
     ("UDP of 1,400 bytes out, a second, under 1 % lost", "rate/out/1400", "udp_per_s"),
     ("request and response out, p50, us", "rr/out", "p50_us"),
+    ("the same, all on one CPU", "rr-one/out", "p50_us"),
     ("connect, request, response out, p50, us", "crr/out", "p50_us"),
 ];
 
