@@ -85,6 +85,7 @@ fn trials() -> Vec<Trial> {
         an_urgent_byte_stays_in_line,
         the_mark_of_an_urgent_byte_is_found_before_it_is_read,
         a_connection_has_its_options_from_birth,
+        segments_are_as_long_as_the_containers_link_takes,
         a_listener_accepts_and_says_who_asked_for_what,
         a_listener_that_admits_nobody_keeps_its_port,
         a_taken_port_is_in_use,
@@ -143,7 +144,7 @@ fn a_refused_connection_is_told_as_refused() {
     let mut host = Host::new();
     let id = host.id();
     let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-    let refused = host.sockets.connect(id, endpoint(closed), MARK).and_then(|()| {
+    let refused = host.sockets.connect(id, endpoint(closed), MARK, MSS).and_then(|()| {
         host.wait(id, |ready| ready.writable);
         host.sockets.outcome(id)
     });
@@ -154,7 +155,7 @@ fn an_address_without_a_route_is_unreachable() {
     let mut host = Host::new();
     let id = host.id();
     let nowhere = Endpoint { addr: addr("203.0.113.1"), port: 80 };
-    assert_eq!(host.sockets.connect(id, nowhere, MARK), Err(Failure::NetUnreachable));
+    assert_eq!(host.sockets.connect(id, nowhere, MARK, MSS), Err(Failure::NetUnreachable));
     assert_eq!(host.sockets.outcome(id), Err(Failure::Other(libc::EBADF)), "no socket was left");
 }
 
@@ -223,7 +224,7 @@ fn end_after_kill(finished: bool) -> Result<Vec<u8>, std::io::ErrorKind> {
     let mut child = process::fork(&[say.as_fd()], || {
         let mut host = Host::new();
         let id = host.id();
-        host.sockets.connect(id, to, MARK).expect("connecting");
+        host.sockets.connect(id, to, MARK, MSS).expect("connecting");
         host.wait(id, |ready| ready.writable);
         host.sockets.send(id, b"data").expect("sent");
         if finished {
@@ -291,6 +292,36 @@ fn a_connection_has_its_options_from_birth() {
     assert_eq!(set_up.count(), 1);
 }
 
+/// Of both ends, whoever began: what a segment carries beside the timestamps.
+fn segments_are_as_long_as_the_containers_link_takes() {
+    for (mss, carried) in [(MSS, Some(1448)), (524, Some(512)), (u16::MAX - 40, None)] {
+        let mut host = Host::new();
+        let far = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let id = host.id();
+        host.sockets.connect(id, endpoint(far.local_addr().expect("an address")), MARK, mss).expect("connecting");
+        let (accepted, _) = far.accept().expect("accepted");
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
+        let listener = host.id();
+        host.sockets.listen(listener, Endpoint { addr: addr("127.0.0.1"), port }, mss).expect("listening");
+        let client = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        for peer in [accepted, client] {
+            let told = segments_of(&peer);
+            // Without a limit it is loopback's, or half of the largest window that was seen.
+            assert!(carried.map_or(told > 32_000, |carried| told == carried), "{mss}: {told}");
+        }
+    }
+}
+
+/// How long the kernel makes them.
+fn segments_of(stream: &TcpStream) -> u32 {
+    let (from, to) = (stream.local_addr().expect("an address"), stream.peer_addr().expect("connected"));
+    let words = ["-tinH", "src", &from.to_string(), "and", "dst", &to.to_string()];
+    let ss = std::process::Command::new("ss").args(words).output().expect("ss, of iproute2");
+    let told = String::from_utf8_lossy(&ss.stdout).into_owned();
+    let mss = told.split_whitespace().find_map(|word| word.strip_prefix("mss:"));
+    mss.unwrap_or_else(|| panic!("{told}")).parse().expect("a number")
+}
+
 fn a_listener_accepts_and_says_who_asked_for_what() {
     for at in ["127.0.0.1", "::1"] {
         let mut host = Host::new();
@@ -331,12 +362,12 @@ fn a_taken_port_is_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a listener").local_addr().expect("its address");
     let holder = TcpListener::bind(taken).expect("a listener");
     let id = host.id();
-    assert_eq!(host.sockets.listen(id, endpoint(taken)), Err(Failure::InUse));
+    assert_eq!(host.sockets.listen(id, endpoint(taken), MSS), Err(Failure::InUse));
     drop(holder);
-    host.sockets.listen(id, endpoint(taken)).expect("free again");
+    host.sockets.listen(id, endpoint(taken), MSS).expect("free again");
     let not_ours = Endpoint { addr: addr("198.51.100.7"), port: 0 };
     let id = host.id();
-    assert_eq!(host.sockets.listen(id, not_ours), Err(Failure::NoAddress));
+    assert_eq!(host.sockets.listen(id, not_ours, MSS), Err(Failure::NoAddress));
 }
 
 fn an_id_of_another_use_reaches_nobody() {
@@ -347,7 +378,7 @@ fn an_id_of_another_use_reaches_nobody() {
     assert_eq!(host.sockets.send(later, b"x"), Err(Failure::Other(libc::EBADF)));
     host.sockets.close(later, Close::Reset);
     assert_eq!(host.sockets.send(id, b"x"), Ok(1));
-    let taken = host.sockets.connect(later, Endpoint { addr: addr("127.0.0.1"), port: 1 }, MARK);
+    let taken = host.sockets.connect(later, Endpoint { addr: addr("127.0.0.1"), port: 1 }, MARK, MSS);
     assert_eq!(taken, Err(Failure::Other(libc::EEXIST)));
 }
 
@@ -362,7 +393,7 @@ fn without_descriptors_a_listener_tries_again_when_one_is_free() {
     assert_eq!(host.sockets.accept(listener, id), Err(Failure::NoFiles));
     let refused = host.id();
     assert_eq!(
-        host.sockets.connect(refused, Endpoint { addr: addr("127.0.0.1"), port }, MARK),
+        host.sockets.connect(refused, Endpoint { addr: addr("127.0.0.1"), port }, MARK, MSS),
         Err(Failure::NoFiles),
         "told apart from a lack of ports"
     );
@@ -408,7 +439,7 @@ fn local_ports_come_from_changing_windows() {
     let mut windows = std::collections::BTreeSet::new();
     for _ in 0..32 {
         let id = host.id();
-        host.sockets.connect(id, to, MARK).expect("connecting");
+        host.sockets.connect(id, to, MARK, MSS).expect("connecting");
         let (peer, from) = listener.accept().expect("accepted");
         assert!((first..=last).contains(&from.port()));
         windows.insert((from.port() - first) / 64);
@@ -428,14 +459,14 @@ fn a_full_window_of_ports_gives_way_to_the_next() {
     let mut ports = std::collections::BTreeSet::new();
     for _ in 0..128 {
         let id = host.id();
-        host.sockets.connect(id, to, MARK).expect("a port is left");
+        host.sockets.connect(id, to, MARK, MSS).expect("a port is left");
         let (peer, from) = listener.accept().expect("accepted");
         ports.insert(from.port());
         peers.push(peer);
     }
     assert_eq!(ports.len(), 128);
     let id = host.id();
-    assert_eq!(host.sockets.connect(id, to, MARK), Err(Failure::NoAddress));
+    assert_eq!(host.sockets.connect(id, to, MARK, MSS), Err(Failure::NoAddress));
     drop(range);
 }
 
@@ -470,7 +501,7 @@ fn connections_leave_from_the_address_that_was_chosen() {
     let mut host = Host::with(Options { outbound_v4: Some(addr("192.0.2.2")), ..Options::default() });
     let listener = TcpListener::bind("192.0.2.1:0").expect("a listener");
     let id = host.id();
-    host.sockets.connect(id, endpoint(listener.local_addr().expect("its address")), MARK).expect("connecting");
+    host.sockets.connect(id, endpoint(listener.local_addr().expect("its address")), MARK, MSS).expect("connecting");
     let (_peer, from) = listener.accept().expect("accepted");
     assert_eq!(endpoint(from).addr, addr("192.0.2.2"));
 
@@ -493,7 +524,7 @@ fn connections_leave_by_the_interface_that_was_chosen() {
     let protocols = |options: Options| {
         let mut host = Host::with(options);
         let id = host.id();
-        assert_eq!(host.sockets.connect(id, far, MARK), Ok(()));
+        assert_eq!(host.sockets.connect(id, far, MARK, MSS), Ok(()));
         let id = host.open(Datagrams::Udp, "0.0.0.0").0;
         assert_eq!(host.sockets.send_to(id, far, b"x", &PLAIN), Ok(()));
         let mut packet = [0; 2000];
@@ -534,6 +565,8 @@ fn options_that_the_host_does_not_have_are_named() {
 
 /// Nothing asked for.
 const MARK: Mark = Mark { ttl: 64, tos: 0 };
+/// What a link of the usual MTU takes.
+const MSS: u16 = 1460;
 const PLAIN: SendHow = SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 64, from: None };
 
 fn a_datagram_comes_with_what_its_header_said() {
@@ -961,7 +994,7 @@ impl Host {
         let listener = TcpListener::bind((at, 0)).expect("a listener");
         let id = self.id();
         let to = endpoint(listener.local_addr().expect("its address"));
-        self.sockets.connect(id, to, MARK).expect("connecting");
+        self.sockets.connect(id, to, MARK, MSS).expect("connecting");
         self.wait(id, |ready| ready.writable);
         assert_eq!(self.sockets.outcome(id), Ok(()));
         let (peer, _) = listener.accept().expect("accepted");
@@ -973,7 +1006,7 @@ impl Host {
     fn listening(&mut self, at: &str) -> (SocketId, u16) {
         let port = TcpListener::bind((at, 0)).expect("a port").local_addr().expect("its address").port();
         let id = self.id();
-        self.sockets.listen(id, Endpoint { addr: addr(at), port }).expect("listening");
+        self.sockets.listen(id, Endpoint { addr: addr(at), port }, MSS).expect("listening");
         (id, port)
     }
 

@@ -185,14 +185,15 @@ pub enum RouteKind {
 pub trait Sockets {
     /// Begins a TCP connection, its first packet marked already. It is under way when this is `Ok`: [`Sockets::outcome`]
     /// tells how it is decided, perhaps at once, and [`Ready::writable`] that it is worth asking. The socket is set up so
-    /// that whatever ends it before [`Sockets::finish`] resets it, sends without delay, and keeps urgent data in line.
-    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure>;
+    /// that whatever ends it before [`Sockets::finish`] resets it, sends without delay, and keeps urgent data in line. No packet of
+    /// it, either way, carries more than `mss` bytes, with TCP's options.
+    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark, mss: u16) -> Result<(), Failure>;
 
     /// Is it connected, and without an error since? `WouldBlock`: not decided yet.
     fn outcome(&mut self, id: SocketId) -> Result<(), Failure>;
 
-    /// Listens for TCP connections.
-    fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure>;
+    /// Listens for TCP connections. No packet of theirs carries more than `mss` bytes, as with [`Sockets::connect`].
+    fn listen(&mut self, id: SocketId, at: Endpoint, mss: u16) -> Result<(), Failure>;
 
     /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`]. `Reset`: that client
     /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait; [`Ready::readable`] tells when it is worth

@@ -488,10 +488,10 @@ fn watch_again(registry: &Registry, id: SocketId, fd: i32, interest: Interest) {
 }
 
 impl Sockets for HostSockets {
-    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark, mss: u16) -> Result<(), Failure> {
         self.may_open(id, self.reserved())?;
         let beyond = self.leaves(to.addr);
-        let fd = stream::connect(to, mark, &self.outbound, beyond, &mut self.windows).map_err(failure_of)?;
+        let fd = stream::connect(to, mark, mss, &self.outbound, beyond, &mut self.windows).map_err(failure_of)?;
         self.insert(id, Kind::Stream(Stream::new(fd, to.addr.is_v4(), false)))
     }
 
@@ -503,9 +503,9 @@ impl Sockets for HostSockets {
         stream::outcome(&stream.fd).map_err(|errno| stream.failed(errno))
     }
 
-    fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
+    fn listen(&mut self, id: SocketId, at: Endpoint, mss: u16) -> Result<(), Failure> {
         self.may_open(id, reserve(self.listeners + 1).saturating_sub(self.accepted))?;
-        let fd = stream::listen(at).map_err(failure_of)?;
+        let fd = stream::listen(at, mss).map_err(failure_of)?;
         self.insert(id, Kind::Listener { fd, admits: true })
     }
 

@@ -186,7 +186,7 @@ fn hears(bound: Endpoint, at: Endpoint) -> bool {
 }
 
 impl Sockets for Host {
-    fn connect(&mut self, id: SocketId, to: Endpoint, _mark: Mark) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, to: Endpoint, _mark: Mark, _mss: u16) -> Result<(), Failure> {
         let failure = self.refusals.get(&to).copied();
         let connected = failure.is_none();
         self.streams.insert(id, Stream { peer: Some(to), failure, connected, ..Stream::default() });
@@ -199,7 +199,7 @@ impl Sockets for Host {
         if stream.connected { Ok(()) } else { Err(Failure::WouldBlock) }
     }
 
-    fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
+    fn listen(&mut self, id: SocketId, at: Endpoint, _mss: u16) -> Result<(), Failure> {
         self.may_bind(at)?;
         self.listeners.insert(id, (at, VecDeque::new()));
         Ok(())

@@ -4,7 +4,8 @@
 //! From birth a socket has SO_LINGER {1, 0}: whatever closes it, be it the kernel after a SIGKILL, sends an RST. Only
 //! after [`super::HostSockets`] was told that the data ended (`finish`) is it cleared. TCP_NODELAY, because the container
 //! has batched what it wants batched; SO_OOBINLINE, because an urgent byte out of line would be lost. SO_SNDBUF and
-//! SO_RCVBUF are never set: that would end the kernel's own tuning of both.
+//! SO_RCVBUF are never set: that would end the kernel's own tuning of both. TCP_MAXSEG is what the container's link takes
+//! (`docs/decisions/segments-as-long-as-the-link.md`).
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -25,13 +26,19 @@ const DISCARD: usize = 4096;
 /// Linux 6.3; not in libc.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
-fn open(family: AddressFamily) -> Result<OwnedFd, Errno> {
+/// The longest segments that can be asked for (Linux `MAX_TCP_WINDOW`, tcp.h); beyond, they are as the host likes.
+const LONGEST_MSS: u16 = 32_767;
+
+fn open(family: AddressFamily, mss: u16) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     if family == AddressFamily::INET6 {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
     set_up(&fd)?;
+    if mss <= LONGEST_MSS {
+        set_option(&fd, libc::IPPROTO_TCP, libc::TCP_MAXSEG, mss.into())?;
+    }
     Ok(fd)
 }
 
@@ -47,11 +54,12 @@ fn set_up(fd: &OwnedFd) -> Result<(), Errno> {
 pub fn connect(
     to: Endpoint,
     marked: Mark,
+    mss: u16,
     outbound: &Outbound,
     leaves: bool,
     windows: &mut Windows,
 ) -> Result<OwnedFd, Errno> {
-    let fd = open(family_of(to))?;
+    let fd = open(family_of(to), mss)?;
     if let Err(error) = mark(&fd, to.addr.is_v4(), marked) {
         log::debug!("a connection to {} is not marked as its container marks it: {error}", to.addr);
     }
@@ -89,8 +97,8 @@ pub fn outcome(fd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-pub fn listen(at: Endpoint) -> Result<OwnedFd, Errno> {
-    let fd = open(family_of(at))?;
+pub fn listen(at: Endpoint, mss: u16) -> Result<OwnedFd, Errno> {
+    let fd = open(family_of(at), mss)?;
     // For bind alone: a port whose connections are in TIME_WAIT can be had, one that somebody listens on cannot.
     sockopt::set_socket_reuseaddr(&fd, true)?;
     rustix::net::bind(&fd, &socket_address(at))?;

@@ -28,6 +28,11 @@ pub struct Config {
     pub flight_initial: u32,
     /// The most in flight toward a container in one flow, bytes; at least 64 KiB.
     pub flight_max: u32,
+    /// In flight toward one container in all of its flows, bytes of chunks, beyond which a flow may have `flight_shared` at
+    /// most: what is kept outside of the CPU's caches is copied at half of the speed.
+    pub flight_together: usize,
+    /// See there; at least 64 KiB.
+    pub flight_shared: u32,
     /// Memory of each direction, bytes of chunks.
     pub pool: usize,
     /// What one container may use of each, bytes of chunks.
@@ -81,6 +86,8 @@ impl Default for Config {
             window_max: 1 << 20,
             flight_initial: 256 << 10,
             flight_max: 1 << 20,
+            flight_together: 4 << 20,
+            flight_shared: 128 << 10,
             pool: 256 << 20,
             pool_per_port: 64 << 20,
             rto_initial: Duration::from_secs(1),

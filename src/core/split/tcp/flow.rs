@@ -25,7 +25,7 @@ use super::build::{self, Header, Options, Unreachable};
 use super::listen::ListenerId;
 use super::pool::{Memory, Usage};
 use super::receive::Receive;
-use super::segment::{Segment, after, before, distance};
+use super::segment::{Segment, after, before, distance, mss_for};
 use super::send::{Fin, Send};
 use super::{Config, Key, Stats};
 use crate::core::counters::DropReason;
@@ -288,8 +288,7 @@ impl Flow {
         let mut options = Options::default();
         let window = if flags & tcp::SYN != 0 {
             let is_v4 = self.key.inside.addr.is_v4();
-            let mtu = cx.lower.mtu(self.key.network);
-            options.mss = Some(mtu.saturating_sub(if is_v4 { 40 } else { 60 }).min(65_495) as u16);
+            options.mss = Some(mss_for(cx.lower.mtu(self.key.network), is_v4));
             let first = self.phase == Phase::SynSent;
             options.sack_permitted = self.sack || first;
             options.scale = (first || self.rx.scale > 0).then(|| cx.config.scale());

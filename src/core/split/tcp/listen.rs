@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::build::{self, Header, Options};
 use super::flow::{Flow, Phase};
-use super::segment::Segment;
+use super::segment::{Segment, mss_for};
 use super::{Key, Slot, Tcp, Todo};
 use crate::core::counters::DropReason;
 use crate::core::network::NetworkId;
@@ -116,7 +116,8 @@ impl Tcp {
             None => self.listeners.len() as u32, // below MAX
         };
         let id = lower.ids().insert(Owner::TcpListener(place)).ok_or(Failure::NoFiles)?;
-        if let Err(why) = lower.sockets().listen(id, at) {
+        let mss = mss_for(lower.mtu(network), at.addr.is_v4());
+        if let Err(why) = lower.sockets().listen(id, at, mss) {
             lower.ids().remove(id);
             return Err(why);
         }
@@ -376,9 +377,8 @@ impl Tcp {
         if let Some(listener) = self.listener(place) {
             listener.probe = Some(slot);
         }
-        let mtu = lower.mtu(network).saturating_sub(if to.addr.is_v4() { 40 } else { 60 });
         let options = Options {
-            mss: Some(mtu.min(65_495) as u16),
+            mss: Some(mss_for(lower.mtu(network), to.addr.is_v4())),
             stamps: Some((super::flow::stamp(now, offset), 0)),
             ..Options::default()
         };

@@ -54,7 +54,7 @@ use self::flow::{Account, Context, Fate, Flow, Phase};
 use self::listen::Listener;
 pub use self::listen::{ListenerId, ListenerView};
 use self::pool::{Memory, Usage};
-use self::segment::Segment;
+use self::segment::{Segment, mss_for};
 use self::send::Send;
 use self::timers::Timers;
 pub use self::view::View;
@@ -718,7 +718,8 @@ impl Tcp {
             self.free.push(slot);
             return Err(DropReason::NoSocket);
         };
-        let refusal = match lower.sockets().connect(id, dial, s.mark) {
+        let mss = mss_for(lower.mtu(key.network), dial.addr.is_v4());
+        let refusal = match lower.sockets().connect(id, dial, s.mark, mss) {
             Ok(()) | Err(Failure::WouldBlock) => {
                 lower.sockets().assign(id, port);
                 None

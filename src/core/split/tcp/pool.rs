@@ -116,6 +116,13 @@ pub(super) struct Usage {
     to_container: usize,
 }
 
+impl Usage {
+    /// For what is under way to the container.
+    pub fn in_flight(self) -> usize {
+        self.to_container
+    }
+}
+
 /// Both pools.
 #[derive(Debug)]
 pub(super) struct Memory {

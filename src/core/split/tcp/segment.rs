@@ -12,6 +12,12 @@ pub(super) const URG: u8 = 0x20;
 /// SACK blocks that fit into a header.
 const MAX_SACKS: usize = 4;
 
+/// What a packet of a link with this MTU carries of a TCP stream, with TCP's options (RFC 6691), bytes.
+pub(super) fn mss_for(mtu: usize, is_v4: bool) -> u16 {
+    let longest = mtu.min(usize::from(u16::MAX)) as u16;
+    longest.saturating_sub(if is_v4 { 40 } else { 60 })
+}
+
 /// Does `a` come before `b`?
 #[inline]
 pub(super) fn before(a: u32, b: u32) -> bool {

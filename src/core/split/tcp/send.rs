@@ -3,7 +3,8 @@
 //! # Theory of operation
 //! A device takes whatever is written to it, and drops it silently when its queue is full; so nothing but the limit on
 //! bytes in flight holds us back. It is a congestion window: byte-counting NewReno (RFC 5681, RFC 6582) that begins with
-//! 256 KiB, with SACK (RFC 6675) where the container has it. The first link keeps order, so a SACKed byte above a hole
+//! 256 KiB, with SACK (RFC 6675) where the container has it. Of a container with many flows each may have less: nothing is gained by
+//! what only waits in its kernel, and our copies of it leave the CPU's caches (`flight_together`). The first link keeps order, so a SACKed byte above a hole
 //! means a loss, and a lost super-frame is sent again as one. Above the last bytes there is nothing to be SACKed: when
 //! nothing was acknowledged for two round trips, the last packet is sent again as a probe (RFC 8985 7), and what the
 //! container answers tells what is missing. Only after that comes the timeout.
@@ -25,7 +26,7 @@ use super::build::{self, Header};
 use super::flow::{Context, Fate, Flow, Phase};
 use super::pool::{Chunk, Class, HEAD, LARGEST, Memory, Toward, Usage};
 use super::ranges::Ranges;
-use super::segment::{Segment, after, before, distance, earlier, later};
+use super::segment::{Segment, after, before, distance, earlier, later, mss_for};
 use crate::core::counters::DropReason;
 use crate::core::socket::{Close, Failure};
 use crate::core::time::Instant;
@@ -189,8 +190,7 @@ impl Send {
 
     /// The payload of a packet: what the container takes, what its link takes, less the options on every segment.
     pub fn set_mss(&mut self, theirs: u16, mtu: usize, is_v4: bool, options: u16) {
-        let longest = mtu.min(usize::from(u16::MAX)) as u16;
-        let mss = theirs.min(longest.saturating_sub(if is_v4 { 40 } else { 60 })).max(MIN_MSS);
+        let mss = theirs.min(mss_for(mtu, is_v4)).max(MIN_MSS);
         self.mss = mss - options;
     }
 
@@ -305,9 +305,9 @@ impl Send {
         }
     }
 
-    /// New bytes that may be sent.
-    fn room(&self) -> u32 {
-        self.wnd.saturating_sub(self.flight()).min(self.cwnd.saturating_sub(self.pipe()))
+    /// New bytes that may be sent, with no more than `share` in flight.
+    fn room(&self, share: u32) -> u32 {
+        self.wnd.saturating_sub(self.flight()).min(self.cwnd.min(share).saturating_sub(self.pipe()))
     }
 
     /// Is so little room worth a segment (RFC 9293 3.8.6.2.1)?
@@ -489,7 +489,8 @@ impl Flow {
         let mut sent = 0;
         self.tx.blocked = false;
         while self.readable && self.tx.fin == Fin::No && self.fate == Fate::Alive {
-            let room = self.tx.room();
+            let crowded = cx.account.usage.in_flight() > cx.config.flight_together;
+            let room = self.tx.room(if crowded { cx.config.flight_shared } else { u32::MAX });
             if !self.tx.is_worth(room) {
                 self.tx.blocked = self.tx.flight() == 0;
                 break;
@@ -714,7 +715,7 @@ impl Flow {
         self.tx.back_off();
         self.tx.alarm = Some(cx.now + self.tx.timeout(cx.config.rto_max));
         if self.tx.flight() == 0 {
-            let room = self.tx.room();
+            let room = self.tx.room(u32::MAX);
             if room == 0 || self.forward(room, cx) == 0 && !self.drained {
                 self.probe(cx);
             }

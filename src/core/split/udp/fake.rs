@@ -165,7 +165,7 @@ impl Lower for Around {
 const BAD: Failure = Failure::Other(9);
 
 impl Sockets for Host {
-    fn connect(&mut self, _: SocketId, _: Endpoint, _: Mark) -> Result<(), Failure> {
+    fn connect(&mut self, _: SocketId, _: Endpoint, _: Mark, _: u16) -> Result<(), Failure> {
         Err(BAD)
     }
 
@@ -177,7 +177,7 @@ impl Sockets for Host {
         false
     }
 
-    fn listen(&mut self, _: SocketId, _: Endpoint) -> Result<(), Failure> {
+    fn listen(&mut self, _: SocketId, _: Endpoint, _: u16) -> Result<(), Failure> {
         Err(BAD)
     }
 

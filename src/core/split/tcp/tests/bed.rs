@@ -28,6 +28,7 @@ pub const PORT: PortId = PortId(7);
 #[derive(Debug, Default)]
 pub struct Sock {
     pub to: Option<Endpoint>,
+    pub mss: u16,
     /// Of a connect: how it ended.
     pub outcome: Option<Result<(), Failure>>,
     /// What the peer sent.
@@ -153,10 +154,10 @@ impl Lower for World {
 }
 
 impl Sockets for World {
-    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, to: Endpoint, mark: Mark, mss: u16) -> Result<(), Failure> {
         self.connect?;
         let (outcome, room) = (self.outcome, self.sock_room);
-        let sock = Sock { to: Some(to), outcome, room, marks: vec![mark], wants_read: true, ..Sock::default() };
+        let sock = Sock { to: Some(to), mss, outcome, room, marks: vec![mark], wants_read: true, ..Sock::default() };
         assert!(self.sockets.insert(id, sock).is_none_or(|s| s.closed.is_some()));
         Ok(())
     }
@@ -166,8 +167,8 @@ impl Sockets for World {
         sock.recv_error.or(sock.send_error).map_or(sock.outcome.unwrap_or(Err(Failure::WouldBlock)), Err)
     }
 
-    fn listen(&mut self, id: SocketId, at: Endpoint) -> Result<(), Failure> {
-        self.sockets.insert(id, Sock { to: Some(at), ..Sock::default() });
+    fn listen(&mut self, id: SocketId, at: Endpoint, mss: u16) -> Result<(), Failure> {
+        self.sockets.insert(id, Sock { to: Some(at), mss, ..Sock::default() });
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A container's TCP by hand: a test says which segment comes, and looks at what is answered.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bed::{ACK, Bed, Endpoint, FIN, PSH, RST, SYN, Seg, URG, end};
@@ -189,7 +190,7 @@ fn what_a_host_says_before_the_container_knows_of_it_is_not_lost() {
 #[test]
 fn syn_is_answered_only_when_the_host_is_connected() {
     let mut peer = Peer::connecting(Config::default(), &OPTIONS);
-    assert_eq!(peer.bed.socket().1.to, Some(peer.far));
+    assert_eq!((peer.bed.socket().1.to, peer.bed.socket().1.mss), (Some(peer.far), 1460));
     assert_eq!(peer.bed.socket().1.marks, [Mark { ttl: 64, tos: 0 }]);
     // It comes again, and changes nothing.
     let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
@@ -1056,6 +1057,47 @@ fn flow_without_memory_goes_on_by_small_steps_and_never_stops() {
     let ack = peer.bed.sent().pop().unwrap();
     assert_eq!(ack.ack, peer.seq.wrapping_add(100));
     assert!(u32::from(ack.window) << 4 >= 64 << 10, "it stays what it was told");
+}
+
+#[test]
+fn flows_of_one_container_share_what_is_in_flight_and_all_go_on() {
+    let shared = 128 << 10;
+    let mut peer = Peer::new(Config { flight_together: 600_000, ..Config::default() });
+    for port in 40_001..40_010 {
+        let syn =
+            Seg { from: end("172.17.0.2", port), seq: ISN, ack: 0, options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
+        peer.bed.input(&syn).unwrap();
+        let id = *peer.bed.world.sockets.keys().last().unwrap();
+        peer.bed.decide(id, Ok(()));
+        let (seq, ack) = (ISN.wrapping_add(1), peer.one().seq.wrapping_add(1));
+        peer.bed.input(&Seg { seq, ack, flags: ACK, options: Vec::new(), ..syn }).unwrap();
+    }
+    let data = ramp(1 << 20);
+    peer.bed.world.sockets.values_mut().for_each(|sock| sock.inbox.extend(&data));
+    peer.bed.events();
+    let mut flights = BTreeMap::<u16, Vec<Seg>>::new();
+    let mut came = BTreeMap::<u16, usize>::new();
+    for round in 0.. {
+        flights.clear();
+        peer.bed.sent().into_iter().for_each(|seg| flights.entry(seg.to.port).or_default().push(seg));
+        let Some(_) = flights.first_key_value() else { break };
+        let mut sizes: Vec<usize> = flights.values().map(|segs| segs.iter().map(|s| s.data.len()).sum()).collect();
+        if round == 0 {
+            sizes.sort_unstable();
+            assert_eq!(sizes.len(), 10, "each has something");
+            assert!(sizes.iter().sum::<usize>() < 600_000 + 10 * shared, "{sizes:?}");
+            assert!(sizes[..7].iter().all(|size| *size <= shared) && sizes[9] > shared, "{sizes:?}");
+        }
+        for (port, segs) in &flights {
+            *came.entry(*port).or_default() += segs.iter().map(|s| s.data.len()).sum::<usize>();
+            let last = segs.last().unwrap();
+            let ack = last.seq.wrapping_add(last.data.len() as u32);
+            let (from, seq) = (end("172.17.0.2", *port), ISN.wrapping_add(1));
+            peer.bed.input(&Seg { from, seq, ack, ..peer.seg(ACK, b"") }).unwrap();
+        }
+        peer.bed.events();
+    }
+    assert!(came.len() == 10 && came.values().all(|len| *len == data.len()), "{came:?}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ impl Port {
         let mut bed = Bed::new(config);
         bed.tcp.listen(1, end("0.0.0.0", 8080), end("172.17.0.2", 80), NET, PORT, bed.now, &mut bed.world).unwrap();
         let (listener, sock) = bed.socket();
+        assert_eq!(sock.mss, 1460, "as long as the container's link takes");
         sock.admits = Some(true);
         Port { bed, listener }
     }
