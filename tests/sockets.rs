@@ -88,6 +88,8 @@ fn trials() -> Vec<Trial> {
         segments_are_as_long_as_the_containers_link_takes,
         a_listener_accepts_and_says_who_asked_for_what,
         a_listener_that_admits_nobody_keeps_its_port,
+        a_listener_admits_again_whatever_became_of_its_clients,
+        a_port_is_free_again_whatever_became_of_its_clients,
         a_taken_port_is_in_use,
         an_id_of_another_use_reaches_nobody,
         without_descriptors_a_listener_tries_again_when_one_is_free,
@@ -355,6 +357,49 @@ fn a_listener_that_admits_nobody_keeps_its_port() {
     let client = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     let (_, accepted) = host.accept(listener);
     assert_eq!(accepted.peer, endpoint(client.local_addr().expect("an address")));
+}
+
+/// A client of a listener that stays, and one whose connection we ended first, which leaves TIME_WAIT on our port.
+fn leave_clients(host: &mut Host, listener: SocketId, at: &str, port: u16) -> TcpStream {
+    let stays = TcpStream::connect((at, port)).expect("connected");
+    host.accept(listener);
+    let mut gone = TcpStream::connect((at, port)).expect("connected");
+    let (id, _) = host.accept(listener);
+    host.sockets.finish(id).expect("finished");
+    assert_eq!(to_end(&mut gone), Ok(Vec::new()));
+    drop(gone);
+    assert_eq!(host.read_to_end(id, &mut Vec::new()), Ok(()));
+    host.sockets.close(id, Close::Orderly);
+    stays
+}
+
+fn a_listener_admits_again_whatever_became_of_its_clients() {
+    for at in ["127.0.0.1", "::1"] {
+        let mut host = Host::new();
+        let (listener, port) = host.listening(at);
+        let _stays = leave_clients(&mut host, listener, at, port);
+        host.sockets.admit(listener, false).expect("refuses");
+        let taken = TcpListener::bind((at, port)).expect_err("bound");
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+        host.sockets.admit(listener, true).expect("admits");
+        let _client = TcpStream::connect((at, port)).expect("connected");
+        host.accept(listener);
+    }
+}
+
+fn a_port_is_free_again_whatever_became_of_its_clients() {
+    for at in ["127.0.0.1", "::1"] {
+        let mut host = Host::new();
+        let (listener, port) = host.listening(at);
+        let _stays = leave_clients(&mut host, listener, at, port);
+        let taken = TcpListener::bind((at, port)).expect_err("bound");
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+        host.sockets.close(listener, Close::Orderly);
+        let again = host.id();
+        host.sockets.listen(again, Endpoint { addr: addr(at), port }, MSS).expect("listening");
+        let _client = TcpStream::connect((at, port)).expect("connected");
+        host.accept(again);
+    }
 }
 
 fn a_taken_port_is_in_use() {

@@ -535,7 +535,11 @@ impl Sockets for HostSockets {
         if *admits == admit {
             return Ok(());
         }
-        if admit { stream::admit(fd) } else { stream::refuse(fd) }.map_err(failure_of)?;
+        if let Err(error) = if admit { stream::admit(fd) } else { stream::refuse(fd) } {
+            let verb = if admit { "open" } else { "close" };
+            log::warn!("cannot {verb} a published port to clients: {error}");
+            return Err(failure_of(error));
+        }
         *admits = admit;
         Ok(())
     }

@@ -97,18 +97,19 @@ pub fn outcome(fd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
+/// SO_REUSEADDR stays set: what is accepted inherits it, and bind(2) and listen(2) alike take a port that has connections,
+/// in TIME_WAIT or alive, only where all of them have it. One that somebody listens on they never take.
 pub fn listen(at: Endpoint, mss: u16) -> Result<OwnedFd, Errno> {
     let fd = open(family_of(at), mss)?;
-    // For bind alone: a port whose connections are in TIME_WAIT can be had, one that somebody listens on cannot.
     sockopt::set_socket_reuseaddr(&fd, true)?;
     rustix::net::bind(&fd, &socket_address(at))?;
-    sockopt::set_socket_reuseaddr(&fd, false)?;
     rustix::net::listen(&fd, BACKLOG)?;
     Ok(fd)
 }
 
-/// No client any more, but the port stays bound.
+/// No client any more, but the port stays bound; while nobody listens, SO_REUSEADDR would let another program have it.
 pub fn refuse(listener: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_socket_reuseaddr(listener, false)?;
     match rustix::net::shutdown(listener, Shutdown::Read) {
         Err(Errno::NOTCONN) => Ok(()), // refused before
         done => done,
@@ -116,7 +117,12 @@ pub fn refuse(listener: &OwnedFd) -> Result<(), Errno> {
 }
 
 pub fn admit(listener: &OwnedFd) -> Result<(), Errno> {
-    rustix::net::listen(listener, BACKLOG)
+    sockopt::set_socket_reuseaddr(listener, true)?;
+    let listening = rustix::net::listen(listener, BACKLOG);
+    if listening.is_err() {
+        sockopt::set_socket_reuseaddr(listener, false)?;
+    }
+    listening
 }
 
 pub fn accept(listener: &OwnedFd) -> Result<(OwnedFd, Accepted), Errno> {
