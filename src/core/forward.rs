@@ -303,7 +303,10 @@ impl Datapath {
     ) -> Result<(), DropReason> {
         let ours = self.is_local(ingress, tuple.dst);
         let dnat = self.nat.destination(&tuple, ours);
-        let to_host = dnat.is_none() && self.is_for_socket(ingress, frame, &tuple, now);
+        let to_host = match dnat {
+            Some(dnat) => self.names_host(dnat.ip),
+            None => self.is_for_socket(ingress, frame, &tuple, now),
+        };
         if dnat.is_none() && ours && !to_host {
             return self.local(ingress, frame, &tuple, now, world);
         }

@@ -448,8 +448,16 @@ impl Datapath {
             StaticRule::Dnat { port: 0, .. } | StaticRule::Dnat { to_port: 0, .. } => {
                 return Err(invalid("port", "a port is 1 to 65535"));
             }
-            StaticRule::Dnat { dst, to, .. } if !dst.is_v4() || !to.is_routable_source() || !to.is_v4() => {
+            StaticRule::Dnat { dst, to, .. }
+                if !dst.is_v4() || !to.is_v4() || !to.is_routable_source() && !self.names_host(to) =>
+            {
                 return Err(invalid("to", format!("{to} is not an IPv4 host address")));
+            }
+            StaticRule::Snat { .. } | StaticRule::NoNat { .. } if self.socket_uplink.is_some() => {
+                return Err(invalid(
+                    "rule",
+                    "over host sockets the host chooses sources; see --outbound-address, or take a TUN for the uplink",
+                ));
             }
             StaticRule::Snat { to, .. } if !to.is_v4() || !to.is_routable_source() => {
                 return Err(invalid("to", format!("{to} is not an IPv4 host address")));

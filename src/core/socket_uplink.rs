@@ -35,7 +35,7 @@ use super::port::PortId;
 use super::route::Target;
 use super::socket::{Endpoint, Failure, Ready, RouteKind, SocketId, Sockets};
 use super::split::ids::{Ids, Owner};
-use super::split::policy::{Decision, Policy};
+use super::split::policy::{self, Decision, Policy, Reason};
 use super::split::reassembly::Reassembly;
 use super::split::{Lower, Origin, ping, tcp, udp};
 use super::time::Instant;
@@ -202,18 +202,24 @@ impl Datapath {
         uplink.tcp.knows(&FiveTuple { src, dst, sport, dport, proto: proto::TCP }, network)
     }
 
-    /// Is this a fragment of a datagram that a host socket is to send whole?
+    /// Is this a fragment of a datagram that a host socket is to send whole? The gateway stands for clients of published
+    /// ports, and only the first fragment tells which.
     pub(super) fn is_socket_fragment(&self, ingress: Ingress, frame: &Frame<'_>, dst: Addr) -> bool {
         self.socket_uplink.is_some()
             && matches!(ingress, Ingress::Endpoint(..))
             && frame.layout().fragment != Fragment::None
             && (self.routes.lookup(dst) == Some(Target::Uplink)
-                || self.leads_to_host(dst) && frame.layout().proto == proto::UDP)
+                || frame.layout().proto == proto::UDP && (self.leads_to_host(dst) || self.is_local(ingress, dst)))
     }
 
     /// Does a container reach the host's own loopback by `dst`?
     pub(super) fn leads_to_host(&self, dst: Addr) -> bool {
         self.socket_uplink.as_ref().is_some_and(|uplink| uplink.policy.is_host_loopback(dst))
+    }
+
+    /// Does a static rule to `to` lead to the host's own loopback?
+    pub(super) fn names_host(&self, to: Addr) -> bool {
+        self.leads_to_host(to) || self.socket_uplink.is_some() && policy::special(to) == Some(Reason::Loopback)
     }
 
     /// Is this a datagram to a client of a published port? The client may have been shown with any address.
@@ -305,7 +311,7 @@ impl Datapath {
         };
         let shown = Endpoint { addr: dst, port: ports.1 };
         let dial = match named {
-            Some(named) => named,
+            Some(Endpoint { addr, port }) => Endpoint { addr: uplink.policy.named(addr), port },
             None if self.is_socket_reply(origin, frame, shown, now) => shown,
             None => {
                 let kind = world.sockets().map(|sockets| sockets.route_kind(dst));

@@ -1107,6 +1107,10 @@ fn loopback_and_metadata_addresses_lead_nowhere_by_default() {
     net.apply(Command::AddRule(StaticRule::Dnat { proto: Transport::Tcp, dst, port: 80, to: addr(S1), to_port: 900 }));
     net.route(&a, &tcp("172.17.0.2:4001", "169.254.169.254:80", SYN));
     assert_eq!(net.left_one().to(), "198.51.100.5:900");
+    // No packet may carry a loopback address over a device.
+    let to = addr("127.0.0.1");
+    let rule = StaticRule::Dnat { proto: Transport::Tcp, dst, port: 81, to, to_port: 900 };
+    assert!(net.try_apply(Command::AddRule(rule)).unwrap_err().to_string().contains("127.0.0.1"));
 }
 
 // B24

@@ -556,6 +556,46 @@ fn address_of_the_hosts_loopback_leads_there_and_no_other_does() {
     }
 }
 
+// S38
+#[test]
+fn static_rule_leads_to_a_service_on_the_hosts_loopback() {
+    // Its own address, and the one that stands for it.
+    for to in [addr("127.0.0.1"), addr("10.0.2.2")] {
+        for dst in ["169.254.169.254", "172.17.0.1", "198.51.100.5"] {
+            let mut net = lab_with_loopback("10.0.2.2");
+            let a = net.attach();
+            for (proto, port, to_port) in [(Transport::Tcp, 80, 900), (Transport::Udp, 53, 5353)] {
+                net.apply(Command::AddRule(StaticRule::Dnat { proto, dst: addr(dst), port, to, to_port }));
+            }
+            let mut conn = Conn::open(&mut net, &a, 40_000, &format!("{dst}:80"));
+            assert_eq!(net.host().streams.values().next().unwrap().peer, Some(end("127.0.0.1:900")));
+            conn.talk(&mut net, "127.0.0.1:900");
+
+            let bound = ask(&mut net, &a, 5000, &format!("{dst}:53"), &[7; 1400]);
+            for part in udp_with("172.17.0.2:5000", &format!("{dst}:53"), &[5; 4000]).fragments(1480) {
+                net.route(&a, &part);
+            }
+            assert!(net.host().sent.iter().all(|sent| sent.to == end("127.0.0.1:5353")));
+            assert_eq!(net.host().sent[1].payload, [5; 4000]);
+            net.host().datagram(end("127.0.0.1:5353"), bound, b"answer");
+            net.pump();
+            assert_eq!(net.got_one(&a).from(), format!("{dst}:53"));
+        }
+    }
+}
+
+#[test]
+fn rules_about_sources_are_refused_over_host_sockets() {
+    let mut net = lab();
+    for rule in [
+        StaticRule::Snat { source: "172.17.0.0/16".parse().unwrap(), to: addr("192.0.2.77") },
+        StaticRule::NoNat { dst: "198.51.100.0/24".parse().unwrap() },
+    ] {
+        let refused = net.try_apply(Command::AddRule(rule)).unwrap_err().to_string();
+        assert!(refused.contains("--outbound-address"), "{refused}");
+    }
+}
+
 #[test]
 fn new_network_has_no_neighbour_that_leads_to_the_hosts_loopback() {
     let mut net = lab_with_loopback("10.0.2.2");
@@ -772,6 +812,28 @@ fn published_udp_port_answers_from_the_address_that_was_asked() {
     assert_eq!((net.host().open(), net.flows().len()), (2, 3), "no socket but the published");
     net.secs(200);
     assert_eq!((net.host().open(), net.flows().len()), (2, 0), "flows end, the port stays");
+}
+
+#[test]
+fn long_answer_to_a_client_that_the_gateway_stands_for_is_sent_whole() {
+    let mut net = lab();
+    let a = net.attach();
+    net.publish("c1", Transport::Udp, 5353, 53);
+    net.host().datagram(end("127.0.0.1:6666"), end("127.0.0.1:5353"), b"question");
+    net.pump();
+    assert_eq!(net.got_one(&a).from(), "172.17.0.1:6666");
+    for part in udp_with("172.17.0.2:53", "172.17.0.1:6666", &[5; 4000]).fragments(1480) {
+        net.route(&a, &part);
+    }
+    net.pump();
+    let sent = net.host().sent.clone();
+    assert_eq!((sent.len(), sent[0].to, &sent[0].payload[..]), (1, end("127.0.0.1:6666"), &[5; 4000][..]));
+    // To nobody's port of the gateway it stays an error.
+    for part in udp_with("172.17.0.2:53", "172.17.0.1:7777", &[5; 4000]).fragments(1480) {
+        net.route(&a, &part);
+    }
+    assert_eq!(told(&mut net, &a), (3, 3));
+    assert_eq!(net.host().sent.len(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! | addresses | |
 //! |---|---|
 //! | 0.0.0.0/8, `::/96` but `::1`, IPv4-mapped ones | `connect` takes them for the host's loopback (measured): never |
-//! | 127.0.0.0/8, `::1` | only by [`Config::host_loopback`], an address that stands for it |
+//! | 127.0.0.0/8, `::1` | only by [`Config::host_loopback`], an address that stands for it, and by static rules (S38) |
 //! | cloud metadata ([`METADATA`]) | [`Config::allow_metadata`]: there is no hop that IMDSv2's hop limit would count |
 //! | 169.254.0.0/16, `fe80::/10` | [`Config::allow_link_local`] |
 //! | multicast | never; the router has dropped it before, for it stays on its link (R12) |
@@ -165,15 +165,22 @@ impl Policy {
         self.config.host_loopback == Some(dst)
     }
 
+    /// Where a static rule to `to` leads: an operator's word, so no switch is asked.
+    pub fn named(&self, to: Addr) -> Addr {
+        if !self.is_host_loopback(to) {
+            to
+        } else if to.is_v4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            IpAddr::V6(Ipv6Addr::LOCALHOST).into()
+        }
+    }
+
     /// May a container reach `dst`, which the host takes for `kind`, and where?
     pub fn decide(&self, dst: Addr, kind: RouteKind) -> Decision {
         let config = &self.config;
         if self.is_host_loopback(dst) {
-            return Decision::Dial(if dst.is_v4() {
-                Ipv4Addr::LOCALHOST.into()
-            } else {
-                IpAddr::V6(Ipv6Addr::LOCALHOST).into()
-            });
+            return Decision::Dial(self.named(dst));
         }
         let allowed = match special(dst) {
             None => Ok(()),
