@@ -253,4 +253,16 @@ pub trait Sockets {
 
     /// How many sockets more the process may have (RLIMIT_NOFILE less what is open and what is reserved).
     fn room(&self) -> usize;
+
+    /// The same of connections that are accepted, for which some are reserved.
+    fn room_for_clients(&self) -> usize {
+        self.room()
+    }
+}
+
+/// May who holds so many sockets have one more of what is left? A fifth stays for others, whoever takes all he can get:
+/// four times what is left, at most (dynamic thresholds; Choudhury and Hahne, 1998).
+#[inline]
+pub fn leaves_some(left: usize, held: usize) -> bool {
+    left > held / 4
 }

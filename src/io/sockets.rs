@@ -671,4 +671,8 @@ impl Sockets for HostSockets {
     fn room(&self) -> usize {
         self.limit.saturating_sub(self.others + self.open + self.reserved())
     }
+
+    fn room_for_clients(&self) -> usize {
+        self.limit.saturating_sub(self.others + self.open)
+    }
 }

@@ -24,7 +24,7 @@ use self::ids::Ids;
 use super::counters::DropReason;
 use super::network::NetworkId;
 use super::port::PortId;
-use super::socket::{RouteKind, Sockets};
+use super::socket::{Failure, RouteKind, Sockets};
 use super::worth::Worth;
 use crate::frame::Frame;
 use crate::wire::addr::Addr;
@@ -34,6 +34,15 @@ use crate::wire::addr::Addr;
 pub struct Origin {
     pub port: PortId,
     pub network: NetworkId,
+}
+
+/// How it is counted that the host made no socket, and why.
+fn no_socket(why: Failure) -> DropReason {
+    match why {
+        Failure::NoFiles | Failure::NoMemory => DropReason::NoSocket,
+        Failure::NoAddress | Failure::InUse => DropReason::PortsExhausted,
+        _ => DropReason::HostRefused,
+    }
 }
 
 /// As whom a container sees a client of its published port, or whoever tells it of an error: as itself, or as the gateway

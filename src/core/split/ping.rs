@@ -21,13 +21,14 @@ use super::udp::errors::{self, About, Drained, Errors};
 use super::udp::packet::{self, Arrived, Identifications, Quote};
 use super::udp::table::{Begun, Flow, Kind, New, Table, Timeouts, Way};
 use super::udp::{FlowRow, close_all, deliver, row};
-use super::{Lower, Origin};
+use super::{Lower, Origin, no_socket};
 use crate::core::counters::DropReason;
 use crate::core::hash::Keyed;
 use crate::core::icmp::Complaint;
 use crate::core::port::PortId;
-use crate::core::socket::{Datagrams, Endpoint, Failure, Ready, Received, SendHow, SocketId};
+use crate::core::socket::{Datagrams, Endpoint, Failure, Ready, Received, SendHow, SocketId, leaves_some};
 use crate::core::time::Instant;
+use crate::core::worth::Worth;
 use crate::frame::{BUFFER_LEN, Fragment, Frame, HEADROOM, L3, L4};
 use crate::wire::addr::Addr;
 use crate::wire::ip::{icmp, ipv4, proto};
@@ -253,14 +254,15 @@ impl Ping {
         now: Instant,
         lower: &mut dyn Lower,
     ) -> Result<u32, DropReason> {
-        self.table.make_socket_room(origin.port).map_err(|_| DropReason::FlowQuota)?;
+        if self.table.make_socket_room(origin.port).map_err(|_| DropReason::FlowQuota)? {
+            lower.came_to(Worth::Nothing); // a socket for a socket, again and again, is dear
+        }
         close_all(self.table.take_closed(), lower);
         let addr = if inside.addr.is_v4() { Addr::V4_UNSPECIFIED } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED).into() };
         let mut why = Failure::NoFiles;
         for port in [inside.port, 0] {
             let id = lower.ids().insert(Owner::Ping(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
-            let leaves_some = lower.sockets().room() > self.table.sockets_of(origin.port) / 4;
-            let opened = if leaves_some {
+            let opened = if leaves_some(lower.sockets().room(), self.table.sockets_of(origin.port)) {
                 lower.sockets().open(id, Datagrams::Ping, Endpoint { addr, port })
             } else {
                 Err(Failure::NoFiles)
@@ -283,10 +285,7 @@ impl Ping {
         if why == Failure::Prohibited && !std::mem::replace(&mut self.forbidden, true) {
             log::warn!("{}: {FORBIDDEN}", origin.port);
         }
-        Err(match why {
-            Failure::NoFiles | Failure::NoMemory | Failure::InUse | Failure::NoAddress => DropReason::PortsExhausted,
-            _ => DropReason::HostRefused,
-        })
+        Err(no_socket(why))
     }
 
     fn send(

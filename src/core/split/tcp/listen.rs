@@ -28,7 +28,7 @@ use super::{Key, Slot, Tcp, Todo};
 use crate::core::counters::DropReason;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
-use crate::core::socket::{Accepted, Close, Endpoint, Failure, SocketId};
+use crate::core::socket::{Accepted, Close, Endpoint, Failure, SocketId, leaves_some};
 use crate::core::split::ids::Owner;
 use crate::core::split::{Lower, shown};
 use crate::core::time::Instant;
@@ -205,14 +205,19 @@ impl Tcp {
             }
             let (id, port) = (listener.id, listener.port);
             let account = self.account(port);
-            if self.admits(account).is_err() {
-                self.starve(place, now);
+            let may = self.admits(account);
+            let may = may.and_then(|()| match leaves_some(lower.sockets().room_for_clients(), self.held(account)) {
+                true => Ok(()),
+                false => Err(DropReason::NoSocket),
+            });
+            if let Err(why) = may {
+                self.starve(place, why, now, lower);
                 return false;
             }
             let slot = self.take_slot();
             let Some(client) = lower.ids().insert(Owner::TcpFlow(slot)) else {
                 self.free.push(slot);
-                self.starve(place, now);
+                self.starve(place, DropReason::NoSocket, now, lower);
                 return false;
             };
             match lower.sockets().accept(id, client) {
@@ -231,7 +236,7 @@ impl Tcp {
                         | Failure::InUse
                         | Failure::TooLong
                         | Failure::Other(_) => {
-                            self.starve(place, now);
+                            self.starve(place, DropReason::NoSocket, now, lower);
                             return false;
                         }
                     }
@@ -241,12 +246,14 @@ impl Tcp {
         true
     }
 
-    /// No event will come: the listener is tried when a descriptor is freed, or after a while.
-    fn starve(&mut self, place: u32, now: Instant) {
+    /// Clients wait for want of something, and no event will come: the listener is tried when a descriptor is freed, or
+    /// after a while. Counted once for each such time.
+    fn starve(&mut self, place: u32, why: DropReason, now: Instant, lower: &mut dyn Lower) {
         let at = now + self.config.accept_retry;
         let Some(listener) = self.listener(place) else { return };
         if !listener.starved {
             listener.starved = true;
+            lower.count(listener.port, why);
             self.starved.push(place);
         }
         self.listener_timers.set(place, at);
@@ -282,6 +289,7 @@ impl Tcp {
         let Some(listener) = self.listener(place) else { return };
         let (to, network, port) = (listener.to, listener.network, listener.port);
         let Some(key) = self.client_key(network, to, accepted.peer, lower) else {
+            lower.count(port, DropReason::PortsExhausted);
             lower.sockets().close(client, Close::Reset);
             lower.ids().remove(client);
             self.free.push(slot);

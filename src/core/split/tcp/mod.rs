@@ -59,14 +59,14 @@ use self::send::Send;
 use self::timers::Timers;
 pub use self::view::View;
 use super::ids::Owner;
-use super::{Lower, Origin};
+use super::{Lower, Origin, no_socket};
 use crate::core::conntrack::FiveTuple;
 use crate::core::conntrack::index::Index;
 use crate::core::counters::DropReason;
 use crate::core::hash::Keyed;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
-use crate::core::socket::{Close, Endpoint, Failure, Ready, SocketId};
+use crate::core::socket::{Close, Endpoint, Failure, Ready, SocketId, leaves_some};
 use crate::core::time::Instant;
 use crate::core::worth::Worth;
 use crate::frame::Frame;
@@ -669,13 +669,19 @@ impl Tcp {
 
     /// Is there room for another flow of this container?
     fn admits(&mut self, account: u32) -> Result<(), DropReason> {
-        if self.flow_count >= self.config.flows_max {
-            return Err(DropReason::FlowTableFull);
+        let (held, left) = (self.held(account), self.config.flows_max.saturating_sub(self.flow_count));
+        if held >= self.config.flows_per_port {
+            Err(DropReason::FlowQuota)
+        } else if !leaves_some(left, held) {
+            Err(DropReason::FlowTableFull)
+        } else {
+            Ok(())
         }
-        match &self.accounts[account as usize] {
-            Some(a) if a.flows.len() >= self.config.flows_per_port => Err(DropReason::FlowQuota),
-            _ => Ok(()),
-        }
+    }
+
+    /// Flows of a container.
+    fn held(&self, account: u32) -> usize {
+        self.accounts[account as usize].as_ref().map_or(0, |a| a.flows.len())
     }
 
     /// Enters a flow into every table.
@@ -706,10 +712,7 @@ impl Tcp {
     ) -> Result<(), DropReason> {
         let account = self.account(port);
         self.admits(account)?;
-        // Four times what is left, at most: a container that takes all it can get leaves a fifth for others
-        // (dynamic thresholds; Choudhury and Hahne, 1998).
-        let held = self.accounts[account as usize].as_ref().map_or(0, |a| a.flows.len());
-        if lower.sockets().room() <= held / 4 {
+        if !leaves_some(lower.sockets().room(), self.held(account)) {
             return Err(DropReason::NoSocket);
         }
         self.make_room_half_open(account, now, lower);
@@ -727,10 +730,7 @@ impl Tcp {
             Err(why @ (Failure::NoAddress | Failure::InUse | Failure::NoFiles | Failure::NoMemory)) => {
                 lower.ids().remove(id);
                 self.free.push(slot);
-                return Err(match why {
-                    Failure::NoAddress | Failure::InUse => DropReason::PortsExhausted,
-                    _ => DropReason::NoSocket,
-                });
+                return Err(no_socket(why));
             }
             Err(why) => {
                 lower.ids().remove(id);

@@ -54,6 +54,8 @@ pub(in crate::core::split) struct Around {
     pub delivered: Vec<Vec<u8>>,
     pub mtu: usize,
     pub dropped: Vec<(PortId, DropReason)>,
+    /// What the last packet came to.
+    pub worth: Worth,
     random: u64,
 }
 
@@ -81,7 +83,8 @@ impl Around {
             opened: 0,
             next_port: 32_768,
         };
-        Around { host, ids: Ids::default(), delivered: Vec::new(), mtu: 1500, dropped: Vec::new(), random: 1 }
+        let worth = Worth::Something;
+        Around { host, ids: Ids::default(), delivered: Vec::new(), mtu: 1500, dropped: Vec::new(), worth, random: 1 }
     }
 
     /// The only socket.
@@ -154,7 +157,9 @@ impl Lower for Around {
         self.dropped.push((port, why));
     }
 
-    fn came_to(&mut self, _: Worth) {}
+    fn came_to(&mut self, worth: Worth) {
+        self.worth = worth;
+    }
 
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -52,7 +52,7 @@ use self::errors::{About, Drained, Errors};
 use self::packet::{Arrived, HEADERS, Identifications, MAX_DATA, Quote};
 use self::table::{Begun, Flow, Kind, New, Rank, Spared, Table, Way};
 use super::ids::Owner;
-use super::{Lower, Origin, shown};
+use super::{Lower, Origin, no_socket, shown};
 use crate::core::command::Traffic;
 use crate::core::conntrack::FiveTuple;
 use crate::core::counters::DropReason;
@@ -60,8 +60,11 @@ use crate::core::hash::Keyed;
 use crate::core::icmp::Complaint;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
-use crate::core::socket::{Close, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId};
+use crate::core::socket::{
+    Close, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId, leaves_some,
+};
 use crate::core::time::Instant;
+use crate::core::worth::Worth;
 use crate::frame::{BUFFER_LEN, Fragment, Frame, Gso, HEADROOM, L3, L4, MAX_SEGMENTS, fragment};
 use crate::wire::addr::Addr;
 use crate::wire::get16;
@@ -463,21 +466,22 @@ impl Udp {
         now: Instant,
         lower: &mut dyn Lower,
     ) -> Result<u32, DropReason> {
-        self.table.make_socket_room(origin.port).map_err(|_| DropReason::FlowQuota)?;
+        let mut gave_way = self.table.make_socket_room(origin.port).map_err(|_| DropReason::FlowQuota)?;
         let any = if inside.addr.is_v4() { Addr::V4_UNSPECIFIED } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED).into() };
         let mut spared = true;
         loop {
             self.sweep(lower);
             let id = lower.ids().insert(Owner::Udp(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
-            // As of connections: a container that takes all it can get leaves a fifth of the descriptors for others.
-            let leaves_some = lower.sockets().room() > self.table.sockets_of(origin.port) / 4;
-            let opened = if leaves_some {
+            let opened = if leaves_some(lower.sockets().room(), self.table.sockets_of(origin.port)) {
                 lower.sockets().open(id, Datagrams::Udp, Endpoint { addr: any, port: 0 })
             } else {
                 Err(Failure::NoFiles)
             };
             let why = match opened {
                 Ok(bound) => {
+                    if gave_way {
+                        lower.came_to(Worth::Nothing); // a socket for a socket, again and again, is dear
+                    }
                     lower.sockets().assign(id, origin.port);
                     return Ok(self.table.insert_socket(id, origin, Kind::Inside { inside }, bound, now));
                 }
@@ -486,9 +490,9 @@ impl Udp {
             lower.ids().remove(id);
             let scarce = matches!(why, Failure::NoFiles | Failure::NoAddress | Failure::InUse | Failure::NoMemory);
             if !(scarce && spared && self.table.evict_socket(origin.port, Spared::Assured)) {
-                return Err(if scarce { DropReason::PortsExhausted } else { DropReason::HostRefused });
+                return Err(no_socket(why));
             }
-            spared = false;
+            (spared, gave_way) = (false, true);
         }
     }
 

@@ -337,13 +337,15 @@ impl Table {
         Some(at)
     }
 
-    /// Makes room for one more socket of `owner`.
-    pub fn make_socket_room(&mut self, owner: PortId) -> Result<(), Full> {
+    /// Makes room for one more socket of `owner`; `true`: another of its own gave way.
+    pub fn make_socket_room(&mut self, owner: PortId) -> Result<bool, Full> {
+        let mut own = false;
         loop {
             match self.socket_account.room(owner, 1) {
-                Room::Yes => return Ok(()),
+                Room::Yes => return Ok(own),
                 Room::Never => return Err(Full),
                 Room::After(victim) => {
+                    own |= victim == owner;
                     let spared = if victim == owner { Spared::Assured } else { Spared::Nothing };
                     if !self.evict_socket(victim, spared) {
                         return Err(Full);

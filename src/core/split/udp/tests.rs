@@ -742,8 +742,25 @@ fn without_descriptors_a_containers_own_oldest_socket_makes_room() {
     around.host.room = 1;
     say(&mut udp, &mut around, "172.17.0.2:2", to, b"x").unwrap();
     assert_eq!((around.host.open.len(), around.host.opened), (1, 2));
-    assert_eq!(say(&mut udp, &mut around, "172.17.0.3:1", to, b"x"), Err(DropReason::PortsExhausted));
+    assert_eq!(say(&mut udp, &mut around, "172.17.0.3:1", to, b"x"), Err(DropReason::NoSocket));
     assert_eq!((around.host.open.len(), around.ids.len()), (1, 1));
+}
+
+#[test]
+fn a_socket_that_another_of_the_same_container_gave_way_to_is_worth_nothing() {
+    let (mut udp, mut around) = engine();
+    let mut worth = |around: &mut Around, from: &str| {
+        around.worth = Worth::Something;
+        say(&mut udp, around, from, "198.51.100.5:5000", b"x").unwrap();
+        around.worth
+    };
+    around.host.room = 10;
+    for port in 1..=8 {
+        assert_eq!(worth(&mut around, &format!("172.17.0.2:{port}")), Worth::Something);
+    }
+    assert_eq!(worth(&mut around, "172.17.0.2:9"), Worth::Nothing);
+    assert_eq!(worth(&mut around, "172.17.0.2:9"), Worth::Something, "it is there now");
+    assert_eq!(worth(&mut around, "172.17.0.3:1"), Worth::Something);
 }
 
 #[test]

@@ -211,3 +211,13 @@ fn unpublished_port_leaves_its_connections_alone() {
     port.bed.tcp.detach(PORT, port.bed.now, &mut port.bed.world);
     port.bed.assert_empty();
 }
+
+#[test]
+fn clients_of_one_container_leave_others_a_fifth_of_descriptors_and_table() {
+    for (room, flows_max, why) in [(20, 1000, DropReason::NoSocket), (1000, 100, DropReason::FlowTableFull)] {
+        let mut port = Port::new(Config { flows_max, ..Config::default() });
+        port.bed.world.room = room;
+        let accepted = (1..=100).filter(|n| port.client(end("203.0.113.9", *n)).is_some()).count();
+        assert_eq!((accepted, &port.bed.world.counted[..]), (80, &[why][..]), "and counted once");
+    }
+}
