@@ -332,13 +332,12 @@ impl Reactor {
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         let now = self.clock.now();
         let due = self.datapath.next_timeout();
-        let sockets_due = self.wire.sockets.as_ref().and_then(HostSockets::next_timeout);
         let has_work = !self.ready.is_empty() || !self.jobs.is_empty() || !self.unfinished.is_empty();
         let timeout = if has_work || self.sockets_waiting() > 0 {
             Some(std::time::Duration::ZERO)
         } else {
             let resumes = self.held.first().map(|(at, _)| *at);
-            due.into_iter().chain(sockets_due).chain(resumes).min().map(|at| at.since(now))
+            due.into_iter().chain(resumes).min().map(|at| at.since(now))
         };
         if timeout == Some(std::time::Duration::ZERO) || !self.look(events, now)? {
             poll(&mut self.poll, events, timeout)?;
@@ -354,10 +353,6 @@ impl Reactor {
         if due.is_some_and(|at| at <= now) {
             self.datapath.handle_timeout(now, &mut self.wire);
             self.flush();
-            self.datapath.take_work();
-        }
-        if let Some(sockets) = &mut self.wire.sockets {
-            sockets.handle_timeout(now);
         }
         for _ in 0..JOBS_PER_TURN {
             match self.jobs.try_recv() {
@@ -403,14 +398,14 @@ impl Reactor {
         self.wire.sockets.as_ref().map_or(0, HostSockets::waiting)
     }
 
-    /// Lets the core send what it held back to send it together, and writes what waits.
-    fn flush(&mut self) {
-        if self.wire.sockets.is_none() {
-            return; // nothing is held back but for connections
-        }
-        self.wire.outbox.takes = Takes::All;
-        self.datapath.flush(self.clock.now(), &mut self.wire);
-        self.write_outbox();
+    /// Lets the core send what it held back to send it together, and writes what waits; what that costs whoever caused it.
+    fn flush(&mut self) -> i64 {
+        if self.wire.sockets.is_some() {
+            self.wire.outbox.takes = Takes::All;
+            self.datapath.flush(self.clock.now(), &mut self.wire);
+            self.write_outbox();
+        } // else nothing is held back but for connections
+        i64::from(self.datapath.take_work()) * MIN_CHARGE
     }
 
     fn write_outbox(&mut self) {
@@ -452,7 +447,7 @@ impl Reactor {
             }
             served += 1;
             if served % BATCH == 0 {
-                self.flush();
+                share -= self.flush();
             }
             if share <= 0 {
                 break;
@@ -484,7 +479,7 @@ impl Reactor {
             let batch = self.batch(id, now);
             self.write_outbox();
             if !batch.tally.is_clean() {
-                self.flush(); // what is owed for them is part of what they cost
+                deficit -= self.flush(); // what is owed for them is part of what they cost
             }
             let before = now;
             // Most ports that had something have no more: their time is not looked at unless it matters.
@@ -506,6 +501,7 @@ impl Reactor {
             }
             self.wire.outbox.takes = Takes::All; // more are likely now
         }
+        deficit -= self.flush();
         self.wire.outbox.takes = Takes::None;
         match end {
             End::More => {
@@ -522,7 +518,6 @@ impl Reactor {
             }
             End::Gone => self.lose(id),
         }
-        self.flush();
     }
 
     /// Reads no more of a port until its allowance has grown: it is not even watched, as each frame that comes would wake the
