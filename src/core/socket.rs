@@ -196,7 +196,7 @@ pub trait Sockets {
     fn listen(&mut self, id: SocketId, at: Endpoint, mss: u16) -> Result<(), Failure>;
 
     /// Takes a connection off a listener and names it `id`; it is set up as by [`Sockets::connect`]. `Reset`: that client
-    /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait; [`Ready::readable`] tells when it is worth
+    /// is gone already, there may be others. `NoFiles`, `NoMemory`: they wait, and no readiness tells when it is worth
     /// trying again.
     fn accept(&mut self, listener: SocketId, id: SocketId) -> Result<Accepted, Failure>;
 

@@ -397,7 +397,6 @@ impl Datapath {
             engines.udp.handle_timeout(now, lower);
             engines.ping.handle_timeout(now, lower);
             engines.reassembly.handle_timeout(now);
-            engines.tcp.descriptor_freed();
             for ((port, why), count) in engines.reassembly.take_given_up() {
                 for _ in 0..count {
                     lower.count(port, why.into());
@@ -445,8 +444,9 @@ impl Datapath {
 
     /// A container is gone, and all that it had of the host's; how many flows there were.
     pub(super) fn detach_sockets(&mut self, port: PortId, now: Instant, world: &mut dyn World) -> usize {
-        let ended = self.flush_sockets(port, usize::MAX, now, world);
+        let ended = self.socket_flows_of(port);
         self.with_engines(now, world, |engines, lower| {
+            engines.reassembly.detach(port);
             engines.tcp.detach(port, now, lower);
             engines.udp.flush(now, lower);
             engines.udp.detach(port, lower);

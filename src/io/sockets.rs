@@ -6,9 +6,8 @@
 //! here: a socket is in the queue of its container once, and [`HostSockets::next_ready`] hands out one of each container that
 //! has any in turn, each container's in the order in which they became ready.
 //!
-//! Three things raise a readiness of which epoll knows nothing: an ICMP error that another call has met and put aside; a
-//! listener that found no descriptor free, when one is (no event ever comes for that); and a socket whose engine stopped
-//! early, by the event loop.
+//! Two things raise a readiness of which epoll knows nothing: an ICMP error that another call has met and put aside; and a
+//! socket whose engine stopped early, by the event loop.
 //!
 //! `stream` has what is TCP's, `datagram` UDP's and ping's, `ports` chooses local ports, `routes` asks the kernel about
 //! addresses. errno becomes [`Failure`] in [`failure_of`], and nowhere else.
@@ -40,7 +39,6 @@ use crate::core::socket::{
     Accepted, Close, DatagramError, Datagrams, Endpoint, Failure, Mark, Ready, Received, RouteKind, SendHow, SocketId,
     Sockets,
 };
-use crate::core::time::Instant;
 use crate::io::sys::sockets::at_mark;
 use crate::wire::addr::Addr;
 
@@ -65,8 +63,6 @@ pub const RESERVE_MAX: usize = 1024;
 const OTHERS: usize = 128;
 /// With fewer than so many descriptors the operator is told what follows.
 const FEW: usize = 512;
-/// How long a listener that found no descriptor waits at most: one may have become free in another process.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// The bit of a token that says that it is a socket's; ports' tokens are numbers of 32 bits.
 const SOCKET: usize = 1 << 32;
 /// The token of the notices about routes.
@@ -259,9 +255,6 @@ pub struct HostSockets {
     outbound: Outbound,
     windows: Windows,
     routes: Routes,
-    /// Listeners that found no descriptor (or memory) free, and when they were last told to try again.
-    starved: Vec<SocketId>,
-    starved_at: Instant,
     limit: usize,
     /// Descriptors of the rest of the process.
     others: usize,
@@ -294,8 +287,6 @@ impl HostSockets {
             outbound: Outbound(options),
             windows: Windows::of_host(),
             routes,
-            starved: Vec::new(),
-            starved_at: Instant::ZERO,
             limit,
             others,
             open: 0,
@@ -363,32 +354,9 @@ impl HostSockets {
         self.turns.len()
     }
 
-    /// When [`HostSockets::handle_timeout`] has work next.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        (!self.starved.is_empty()).then(|| self.starved_at + RETRY)
-    }
-
-    /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.next_timeout().is_some_and(|at| at <= now) {
-            self.starved_at = now;
-            self.feed();
-        }
-    }
-
     /// Somebody else has taken (positive) or given back descriptors.
     pub fn others_changed(&mut self, by: isize) {
         self.others = self.others.saturating_add_signed(by);
-        if by < 0 {
-            self.feed();
-        }
-    }
-
-    /// A descriptor may be free: listeners may try again.
-    fn feed(&mut self) {
-        for id in std::mem::take(&mut self.starved) {
-            self.latch(id, Ready { readable: true, ..Ready::default() });
-        }
     }
 
     fn entry(&mut self, id: SocketId) -> Result<&mut Entry, Failure> {
@@ -515,19 +483,10 @@ impl Sockets for HostSockets {
         if !admits {
             return Err(Failure::WouldBlock);
         }
-        match may.and_then(|()| stream::accept(fd).map_err(failure_of)) {
-            Ok((fd, accepted)) => {
-                self.insert(id, Kind::Stream(Stream::new(fd, accepted.peer.addr.is_v4(), true)))?;
-                Ok(accepted)
-            }
-            Err(failure) => {
-                let starved = matches!(failure, Failure::NoFiles | Failure::NoMemory);
-                if starved && !self.starved.contains(&listener) {
-                    self.starved.push(listener);
-                }
-                Err(failure)
-            }
-        }
+        may?;
+        let (fd, accepted) = stream::accept(fd).map_err(failure_of)?;
+        self.insert(id, Kind::Stream(Stream::new(fd, accepted.peer.addr.is_v4(), true)))?;
+        Ok(accepted)
     }
 
     fn admit(&mut self, listener: SocketId, admit: bool) -> Result<(), Failure> {
@@ -660,8 +619,6 @@ impl Sockets for HostSockets {
             (Some(Kind::Stream(stream)), Close::Reset) => stream::close_reset(stream.fd),
             (Some(Kind::Listener { .. } | Kind::Datagram(_)), _) => {}
         }
-        self.starved.retain(|&listener| listener != id);
-        self.feed();
     }
 
     fn route_kind(&mut self, addr: Addr) -> RouteKind {

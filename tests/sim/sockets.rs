@@ -279,6 +279,38 @@ fn host_without_descriptors_is_counted_and_keeps_what_it_has() {
 }
 
 #[test]
+fn client_that_waits_for_a_descriptor_leaves_the_loop_asleep_and_is_taken_when_there_is_one() {
+    let mut net = lab();
+    let a = net.attach();
+    net.publish("c1", Transport::Tcp, 8080, 80);
+    net.host().full = true;
+    net.host().knock(end("192.0.2.10:8080"), end(CLIENT));
+    net.pump();
+    assert_eq!(net.dropped(a.port, "no-socket"), 1);
+    net.secs(60); // which fails if a timer is always due
+    assert_eq!(net.got(&a), vec![]);
+    net.host().full = false;
+    net.secs(1);
+    Conn::accept(&mut net, &a).talk(&mut net, CLIENT);
+}
+
+#[test]
+fn what_a_container_had_said_to_the_end_is_delivered_after_its_detach() {
+    let mut net = lab();
+    let a = net.attach();
+    let mut said = Conn::open(&mut net, &a, 40_000, SERVER);
+    let mut cut = Conn::open(&mut net, &a, 40_001, "198.51.100.6:80");
+    cut.say(&mut net, b"half of");
+    said.say(&mut net, b"all of it");
+    said.finish(&mut net);
+    detach(&mut net, &a);
+    let closed =
+        |net: &mut Net, peer| net.host().streams.values().find(|s| s.peer == Some(end(peer))).and_then(|s| s.closed);
+    assert_eq!(closed(&mut net, SERVER), Some(Close::Orderly));
+    assert_eq!(closed(&mut net, "198.51.100.6:80"), Some(Close::Reset));
+}
+
+#[test]
 fn static_rule_leads_elsewhere_and_answers_come_from_where_was_asked() {
     let mut net = lab();
     let a = net.attach();

@@ -64,8 +64,8 @@ pub(super) struct Context<'a> {
     pub memory: &'a mut Memory,
     pub account: &'a mut Account,
     pub stats: &'a mut Stats,
-    /// A host socket was closed.
-    pub freed: &'a mut bool,
+    /// Host sockets that were closed.
+    pub freed: &'a mut usize,
 }
 
 /// How far the opening has come.
@@ -462,6 +462,7 @@ impl Flow {
 
     fn opened(&mut self, cx: &mut Context<'_>) {
         self.phase = Phase::Open;
+        self.rx.cap = self.rx.cap.min(self.rx.tellable());
         if std::mem::take(&mut self.tx.retries) > 0 {
             self.tx.start_over(cx.config.rto_after_lost_syn);
         }

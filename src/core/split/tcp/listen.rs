@@ -16,8 +16,8 @@
 //!
 //! # Limits
 //! [`MAX`] listeners. A listener that has as many clients waiting as [`super::Config::half_open_per_listener`] leaves the
-//! next to the kernel's queue. One that finds no descriptor waits until one is freed, and is tried each
-//! [`super::Config::accept_retry`]; no error removes it.
+//! next to the kernel's queue. One that finds no descriptor, or no room for another flow, waits until a
+//! socket is closed, and is tried each [`super::Config::accept_retry`]; no error removes it.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub(super) struct Listener {
     half_open: usize,
     /// Left off because of that.
     paused: bool,
-    /// Found no descriptor.
+    /// In [`Tcp::starved`].
     starved: bool,
 }
 
@@ -190,7 +190,7 @@ impl Tcp {
         lower.sockets().close(listener.id, Close::Orderly);
         lower.ids().remove(listener.id);
         self.free_listeners.push(place);
-        self.freed = true;
+        self.freed += 1;
         self.retry_starved();
     }
 
@@ -246,28 +246,24 @@ impl Tcp {
         true
     }
 
-    /// Clients wait for want of something, and no event will come: the listener is tried when a descriptor is freed, or
-    /// after a while. Counted once for each such time.
+    /// Clients wait for want of something, and no event will come: the listener is tried when a socket of ours is closed,
+    /// and after a while. Counted when that begins.
     fn starve(&mut self, place: u32, why: DropReason, now: Instant, lower: &mut dyn Lower) {
         let at = now + self.config.accept_retry;
         let Some(listener) = self.listener(place) else { return };
-        if !listener.starved {
-            listener.starved = true;
+        if !std::mem::replace(&mut listener.starved, true) {
             lower.count(listener.port, why);
-            self.starved.push(place);
+            self.starved.push_back(place);
         }
         self.listener_timers.set(place, at);
     }
 
-    /// Listeners that wait for a descriptor are tried again, if one was freed.
+    /// As many listeners are tried again as sockets were closed.
     pub(super) fn retry_starved(&mut self) {
-        if !std::mem::take(&mut self.freed) {
-            return;
-        }
-        for place in std::mem::take(&mut self.starved) {
-            if let Some(listener) = self.listener(place)
-                && std::mem::take(&mut listener.starved)
-            {
+        for _ in 0..std::mem::take(&mut self.freed) {
+            let Some(place) = self.starved.pop_front() else { break };
+            if let Some(listener) = self.listener(place) {
+                listener.starved = false;
                 self.todo.push_back(Todo::Listener(place));
             }
         }
@@ -357,8 +353,6 @@ impl Tcp {
     pub(super) fn listener_timeout(&mut self, place: u32, now: Instant, lower: &mut dyn Lower) {
         let Some(listener) = self.listener(place) else { return };
         if listener.admitting {
-            listener.starved = false;
-            self.starved.retain(|l| *l != place);
             if self.accept(place, now, lower) {
                 self.todo.push_back(Todo::Listener(place));
             }

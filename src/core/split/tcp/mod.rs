@@ -223,9 +223,10 @@ pub struct Tcp {
     listeners: Vec<Option<Listener>>,
     free_listeners: Vec<u32>,
     listener_timers: Timers,
-    /// Listeners that found no descriptor.
-    starved: Vec<u32>,
-    freed: bool,
+    /// Listeners whose clients wait for want of something, the longest waiting first.
+    starved: VecDeque<u32>,
+    /// Sockets closed since they were told.
+    freed: usize,
 }
 
 impl Tcp {
@@ -257,8 +258,8 @@ impl Tcp {
             listeners: Vec::new(),
             free_listeners: Vec::new(),
             listener_timers: Timers::default(),
-            starved: Vec::new(),
-            freed: false,
+            starved: VecDeque::new(),
+            freed: 0,
             config,
         }
     }
@@ -482,12 +483,6 @@ impl Tcp {
             true
         })
         .unwrap_or(false)
-    }
-
-    /// Another engine closed a socket: listeners that found no descriptor are tried again.
-    pub fn descriptor_freed(&mut self) {
-        self.freed = true;
-        self.retry_starved();
     }
 
     /// What came to pass since the start.

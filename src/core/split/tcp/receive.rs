@@ -84,6 +84,11 @@ impl Receive {
         distance(self.nxt, self.edge)
     }
 
+    /// The widest window that can be told, bytes: a cap beyond it would seem to have opened for ever.
+    pub fn tellable(&self) -> u32 {
+        u32::from(u16::MAX) << self.scale
+    }
+
     /// Is something stored out of order?
     pub fn has_holes(&self) -> bool {
         !self.pieces.is_empty()
@@ -383,7 +388,7 @@ impl Flow {
     /// A cap that proved too small is doubled, while the container's memory is far from used up.
     pub(super) fn grow_window(&mut self, cx: &mut Context<'_>) {
         let rx = &mut self.rx;
-        let limit = cx.config.window_max.min(u32::from(u16::MAX) << rx.scale);
+        let limit = cx.config.window_max.min(rx.tellable());
         // The container was told nearly all of it, and used half before it could be told anew.
         if rx.stored > 0 || rx.cap >= limit || rx.offered < rx.cap / 4 * 3 || rx.window() > rx.offered / 2 {
             return;
@@ -413,7 +418,7 @@ impl Flow {
         if let Some(id) = self.socket.take() {
             cx.lower.sockets().close(id, how);
             cx.lower.ids().remove(id);
-            *cx.freed = true;
+            *cx.freed += 1;
         }
     }
 }

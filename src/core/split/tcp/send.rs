@@ -48,6 +48,10 @@ const DUPLICATES: u32 = 3;
 /// How old an acknowledgement may be whatever the container's window was, bytes.
 const MIN_REACH: u32 = 65_536;
 
+/// Questions about a closed window before the end of a connection that failed is told, whatever the container would still read: five
+/// seconds or so. A sender that has gone takes along what the window held back.
+const PATIENCE: u32 = 4;
+
 /// The urgent pointer of a segment: from its first byte to that behind the `urgent` one, as all have it (RFC 6093 3.1); 0:
 /// nothing in it is urgent.
 fn urgent_pointer(urgent: Option<u32>, seq: u32, len: u32) -> u16 {
@@ -315,15 +319,9 @@ impl Send {
         room > 0 && (room >= u32::from(self.mss) || room >= self.max_wnd / 2)
     }
 
-    /// The number of the first byte of data in the queue.
-    fn first(&self) -> u32 {
-        // The SYN takes a number. Later ones are not compared with it: half the number space further it would be ahead.
-        if self.una == self.iss { self.una.wrapping_add(1) } else { self.una }
-    }
-
     /// Frees what was acknowledged.
     fn release(&mut self, ack: u32, memory: &mut Memory, usage: &mut Usage) {
-        let mut len = distance(self.first(), earlier(ack, self.end)) as usize;
+        let mut len = distance(self.una, earlier(ack, self.end)) as usize;
         self.bytes += len as u64;
         while len > 0 {
             let Some(chunk) = self.queue.front_mut() else { break };
@@ -374,9 +372,16 @@ impl Flow {
         let window = u32::from(s.window) << self.tx.scale;
         let old = before(s.ack, self.tx.una);
         let same_window = window == self.tx.wnd;
-        let edge = self.tx.una.wrapping_add(self.tx.wnd);
+        let (right, was_closed) = (self.tx.una.wrapping_add(self.tx.wnd), self.tx.wnd == 0);
         if !old {
             self.tx.update_window(s.seq, s.ack, window);
+        }
+        if was_closed && self.tx.wnd > 0 {
+            // The questions were answered: what comes now is not late, and what was in flight may have been thrown away.
+            self.tx.backoff = 0;
+            if self.tx.flight() > 0 {
+                self.arm(cx);
+            }
         }
         if self.sack {
             for &(left, right) in s.sacks() {
@@ -393,7 +398,7 @@ impl Flow {
         if after(s.ack, tx.una) {
             let acked = s.ack.wrapping_sub(tx.una);
             let was_full = tx.flight() >= tx.cwnd / 2;
-            tx.stands = distance(edge, s.ack.wrapping_add(window)) < acked / 2;
+            tx.stands = distance(right, s.ack.wrapping_add(window)) < acked / 2;
             tx.release(s.ack, cx.memory, &mut cx.account.usage);
             tx.una = s.ack;
             tx.sacked.forget_before(s.ack);
@@ -425,7 +430,7 @@ impl Flow {
                 None if was_full => tx.open_cwnd(acked, cx.config.flight_max),
                 None => {}
             }
-            tx.recovered = tx.recovered.filter(|end| before(tx.una, *end));
+            tx.recovered = tx.recovered.filter(|end| !after(tx.una, *end)); // RFC 6582 3.2
             tx.urgent = tx.urgent.filter(|at| !before(*at, tx.una));
             if let Some(end) = tx.probe_end
                 && after(s.ack, end)
@@ -682,7 +687,7 @@ impl Flow {
         }
         let mut header = self.header(from, tcp::ACK | tcp::PSH, cx);
         let urgent = self.tx.urgent;
-        let mut skip = distance(self.tx.first(), from) as usize;
+        let mut skip = distance(self.tx.una, from) as usize;
         for chunk in &mut self.tx.queue {
             if skip >= chunk.len() {
                 skip -= chunk.len();
@@ -713,6 +718,10 @@ impl Flow {
             return;
         }
         self.tx.back_off();
+        if self.error.is_some() && self.tx.wnd == 0 && self.tx.backoff > PATIENCE {
+            self.reset(cx);
+            return;
+        }
         self.tx.alarm = Some(cx.now + self.tx.timeout(cx.config.rto_max));
         if self.tx.flight() == 0 {
             let room = self.tx.room(u32::MAX);
@@ -814,14 +823,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_acknowledged_is_freed_half_of_the_number_space_after_the_syn() {
+    fn what_is_acknowledged_is_freed_wherever_in_the_number_space() {
         let (mut memory, mut usage) = (Memory::new(&Config::default()), Usage::default());
-        for behind in [0, 1, 1000, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, 0xffff_fff0_u32] {
+        // 0: once around.
+        for behind in [1, 1000, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, 0xffff_fff0, 0_u32] {
             let mut send = Send::new(0xffff_ff00, 1 << 18, Duration::from_secs(1));
-            if behind > 0 {
-                send.una = send.iss.wrapping_add(behind);
-            }
-            let first = send.first();
+            let first = send.iss.wrapping_add(behind);
+            send.una = first;
             let mut chunk = memory.take(Toward::Container, &mut usage, Class::Large);
             chunk.end += 60_000;
             send.queue.push_back(chunk);

@@ -6,3 +6,4 @@ mod hostile;
 mod published;
 mod stacks;
 mod states;
+mod windows;
