@@ -582,6 +582,21 @@ fn connections_leave_by_the_interface_that_was_chosen() {
     assert!(protocols(Options::default()).is_empty());
     let by_other = Options { outbound_interface: Some("other0".into()), ..Options::default() };
     assert_eq!(protocols(by_other.clone()), [libc::IPPROTO_TCP, libc::IPPROTO_UDP]);
+    // While there is no such interface nothing leaves by another, and a new one of its name serves again.
+    let mut host = Host::with(by_other.clone());
+    let socket = host.open(Datagrams::Udp, "0.0.0.0").0;
+    drop(other);
+    host.turn(PATIENCE);
+    assert_eq!(host.sockets.send_to(socket, far, b"x", &PLAIN), Err(Failure::NetUnreachable));
+    let id = host.id();
+    assert!(host.sockets.connect(id, far, MARK, MSS).is_err());
+    let other = Device::open(Kind::Tun, "other0", Header::Plain).expect("a TUN");
+    netcfg::apply("other0", &config, true).expect("configured");
+    host.turn(PATIENCE);
+    assert_eq!(host.sockets.send_to(socket, far, b"x", &PLAIN), Ok(()));
+    let left = |packet: &[u8]| packet[9] == 17 && packet[16..20] == [198, 51, 100, 1];
+    let mut packet = [0; 2000];
+    assert!(std::iter::from_fn(|| other.read(&mut packet).ok().map(|_| left(&packet))).any(|left| left));
     // But the host's own addresses are where they are.
     let mut host = Host::with(by_other);
     host.connected("192.0.2.1");
@@ -592,14 +607,10 @@ fn connections_leave_by_the_interface_that_was_chosen() {
 }
 
 fn options_that_the_host_does_not_have_are_named() {
-    let ours = Options {
-        outbound_v4: Some(addr("192.0.2.1")),
-        outbound_v6: Some(addr("2001:db8::1")),
-        outbound_interface: Some("world0".into()),
-    };
+    let ours = Options { outbound_v4: Some(addr("192.0.2.1")), outbound_interface: Some("world0".into()) };
     ours.check().expect("all there");
-    let error = Options { outbound_v6: Some(addr("2001:db8::2")), ..ours.clone() }.check().expect_err("not ours");
-    assert!(matches!(error, OptionsError::NotOurs { .. }) && error.to_string().contains("2001:db8::2"), "{error}");
+    let error = Options { outbound_v4: Some(addr("192.0.2.99")), ..ours.clone() }.check().expect_err("not ours");
+    assert!(matches!(error, OptionsError::NotOurs { .. }) && error.to_string().contains("192.0.2.99"), "{error}");
     let error = Options { outbound_interface: Some("eth7".into()), ..ours }.check().expect_err("no such");
     assert!(matches!(error, OptionsError::NoInterface { .. }) && error.to_string().contains("eth7"), "{error}");
 }

@@ -631,11 +631,9 @@ impl SocketsOptions {
     fn judged(self) -> Result<SocketsSpec, ConfigError> {
         let mut spec = SocketsSpec { policy: self.policy, ..SocketsSpec::default() };
         for (origin, addr) in self.addresses {
-            let place = if addr.is_v4() { &mut spec.options.outbound_v4 } else { &mut spec.options.outbound_v6 };
-            one_of_a_family(&origin, "outbound address", place.is_some(), addr)?;
-            *place = Some(addr);
-            let (outbound_v4, outbound_v6) = if addr.is_v4() { (Some(addr), None) } else { (None, Some(addr)) };
-            spec.origins.push((origin, sockets::Options { outbound_v4, outbound_v6, outbound_interface: None }));
+            one_host(&origin, "outbound address", spec.options.outbound_v4.is_some(), addr)?;
+            spec.options.outbound_v4 = Some(addr);
+            spec.origins.push((origin, sockets::Options { outbound_v4: Some(addr), ..sockets::Options::default() }));
         }
         for (origin, name) in self.interface {
             if !tuntap::is_valid_name(&name) {
@@ -648,12 +646,9 @@ impl SocketsOptions {
             let option = sockets::Options { outbound_interface: Some(name), ..sockets::Options::default() };
             spec.origins.push((origin, option));
         }
-        let mut families = [false; 2];
         for (origin, addr) in self.host_loopback {
-            let twice = std::mem::replace(&mut families[usize::from(addr.is_v4())], true);
-            one_of_a_family(&origin, "host loopback", twice, addr)?;
-            // The gateway has no IPv6 yet.
-            spec.policy.host_loopback = spec.policy.host_loopback.or(addr.is_v4().then_some(addr));
+            one_host(&origin, "host loopback", spec.policy.host_loopback.is_some(), addr)?;
+            spec.policy.host_loopback = Some(addr);
         }
         Ok(spec)
     }
@@ -675,12 +670,14 @@ impl SocketsOptions {
     }
 }
 
-fn one_of_a_family(origin: &Origin, what: &str, twice: bool, addr: Addr) -> Result<(), ConfigError> {
+fn one_host(origin: &Origin, what: &str, twice: bool, addr: Addr) -> Result<(), ConfigError> {
     let ip = std::net::IpAddr::from(addr);
-    let why = if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || addr == Addr::V4_BROADCAST {
+    let why = if !addr.is_v4() {
+        format!("{what}: {addr} is of IPv6, which is not routed yet; give an IPv4 address")
+    } else if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || addr == Addr::V4_BROADCAST {
         format!("{what}: {addr} is no address of one host; give one that is")
     } else if twice {
-        format!("{what}: {addr} is the second of its family; give one of IPv4 and one of IPv6 at most")
+        format!("{what}: {addr} is the second; give one")
     } else {
         return Ok(());
     };
@@ -927,15 +924,11 @@ mod tests {
 
     #[test]
     fn an_uplink_over_sockets_has_options_of_its_own() {
-        let text = "[switch]\nuplink = \"sockets\"\n[switch.sockets]\noutbound_address = [\"192.0.2.1\", \"2001:db8::1\"]\n\
+        let text = "[switch]\nuplink = \"sockets\"\n[switch.sockets]\noutbound_address = [\"192.0.2.1\"]\n\
                     outbound_interface = \"eth0\"\nhost_loopback = [\"192.0.2.254\"]\n";
         let addr = |text: &str| text.parse::<Addr>().expect("an address");
         let file = SocketsSpec {
-            options: sockets::Options {
-                outbound_v4: Some(addr("192.0.2.1")),
-                outbound_v6: Some(addr("2001:db8::1")),
-                outbound_interface: Some("eth0".into()),
-            },
+            options: sockets::Options { outbound_v4: Some(addr("192.0.2.1")), outbound_interface: Some("eth0".into()) },
             policy: policy::Config { host_loopback: Some(addr("192.0.2.254")), ..policy::Config::default() },
             origins: Vec::new(),
         };
@@ -947,8 +940,7 @@ mod tests {
         assert_eq!(sockets(said), file);
         let over = Overrides { outbound_address: vec![addr("192.0.2.7")], ..Overrides::default() };
         let said = settings(text, over).expect("valid");
-        let options =
-            sockets::Options { outbound_v4: Some(addr("192.0.2.7")), outbound_v6: None, ..file.options.clone() };
+        let options = sockets::Options { outbound_v4: Some(addr("192.0.2.7")), ..file.options.clone() };
         assert_eq!(sockets(said), SocketsSpec { options, ..file });
         // The section waits, an option would do nothing.
         let over = || Overrides { uplink: Some(UplinkChoice::None), ..Overrides::default() };
@@ -961,7 +953,12 @@ mod tests {
             ("outbound_address = [\"127.0.0.1\"]", "line 4: outbound address: 127.0.0.1 is no address of one host"),
             ("outbound_address = [\"192.0.2\"]", "line 4: outbound_address: '192.0.2' is invalid IP address syntax"),
             ("outbound_interface = \"eth 0\"", "line 4: outbound interface: 'eth 0' cannot be"),
-            ("host_loopback = [\"::\"]", "line 4: host loopback: :: is no address of one host"),
+            ("host_loopback = [\"0.0.0.0\"]", "line 4: host loopback: 0.0.0.0 is no address of one host"),
+            (
+                "host_loopback = [\"2001:db8::1\"]",
+                "line 4: host loopback: 2001:db8::1 is of IPv6, which is not routed yet",
+            ),
+            ("outbound_address = [\"2001:db8::1\"]", "line 4: outbound address: 2001:db8::1 is of IPv6"),
         ] {
             let error = error(&format!("[switch]\nuplink = \"sockets\"\n[switch.sockets]\n{section}\n"));
             assert!(error.contains(says) && !error.contains('\n'), "{section}: {error}");
@@ -998,7 +995,7 @@ mod tests {
             |addr: &str| Overrides { host_loopback: addr.parse().into_iter().collect(), ..Overrides::default() };
         let refused = settings("", option("172.17.255.254")).expect_err("refused").to_string();
         assert!(refused.starts_with("--host-loopback: host loopback: 172.17.255.254 lies"), "{refused}");
-        for addr in ["172.17.0.1", "192.0.2.254", "2001:db8::1"] {
+        for addr in ["172.17.0.1", "192.0.2.254"] {
             settings(&file(addr), Overrides::default()).expect(addr);
             settings("", option(addr)).expect(addr);
         }

@@ -11,7 +11,7 @@ fn the_documented_command_lines_are_understood() {
         "pontoon switch",
         "pontoon switch --control /tmp/p --subnet 172.17.0.0/16 --gateway 172.17.0.1 --mtu 1500 --uplink none",
         "pontoon switch --uplink tun:name=up0,address=192.0.2.10,peer=192.0.2.1/24,netns=/run/netns/w",
-        "pontoon switch --uplink sockets --outbound-address 192.0.2.1 --outbound-address 2001:db8::1",
+        "pontoon switch --uplink sockets --outbound-address 192.0.2.1",
         "pontoon switch --uplink sockets --outbound-interface eth0 --host-loopback 192.0.2.254",
         "pontoon switch --config p.toml --ready-fd 3 --exit-fd 4 --pcap p.pcapng --log debug",
         "pontoon switch --gateway none --flow-limit 1000 --flow-quota 10",

@@ -73,8 +73,6 @@ const ROUTES: Token = Token(1 << 33);
 pub struct Options {
     /// The source of IPv4 connections and datagrams, one of the host's own; `None`: as the host chooses.
     pub outbound_v4: Option<Addr>,
-    /// The same of IPv6.
-    pub outbound_v6: Option<Addr>,
     /// The only interface by which they leave (SO_BINDTODEVICE).
     pub outbound_interface: Option<String>,
 }
@@ -93,13 +91,13 @@ pub enum OptionsError {
 impl Options {
     /// Asks the host, in the calling thread's network namespace, whether it has all of it.
     pub fn check(&self) -> Result<(), OptionsError> {
-        let Options { outbound_v4, outbound_v6, outbound_interface } = self;
+        let Options { outbound_v4, outbound_interface } = self;
         if let Some(name) = outbound_interface
             && index_of(name) == 0
         {
             return Err(OptionsError::NoInterface { name: name.clone() });
         }
-        for addr in [*outbound_v4, *outbound_v6].into_iter().flatten() {
+        if let Some(addr) = *outbound_v4 {
             match Datagram::open(Datagrams::Udp, Endpoint { addr, port: 0 }, &Outbound::default()) {
                 Ok(_) => {}
                 Err(Errno::ADDRNOTAVAIL) => return Err(OptionsError::NotOurs { addr }),
@@ -116,7 +114,7 @@ struct Outbound(Options);
 
 impl Outbound {
     fn address(&self, v4: bool) -> Option<Addr> {
-        if v4 { self.0.outbound_v4 } else { self.0.outbound_v6 }
+        self.0.outbound_v4.filter(|_| v4)
     }
 
     fn address_for(&self, to: Addr) -> Option<Addr> {
@@ -127,7 +125,7 @@ impl Outbound {
         self.0.outbound_interface.as_deref()
     }
 
-    /// 0: none, or none any more.
+    /// 0: none was chosen, or there is none of its name now.
     fn interface_index(&self) -> u32 {
         self.interface().map_or(0, index_of)
     }
@@ -253,6 +251,8 @@ pub struct HostSockets {
     turns: Turns,
     registry: Registry,
     outbound: Outbound,
+    /// The index of the interface that was chosen; 0: none was, or there is none of its name now.
+    interface: u32,
     windows: Windows,
     routes: Routes,
     limit: usize,
@@ -280,11 +280,13 @@ impl HostSockets {
             let left = limit.saturating_sub(others);
             log::warn!("RLIMIT_NOFILE is {limit}: containers can have {left} connections; raise it ('ulimit -n')");
         }
+        let outbound = Outbound(options);
         Ok(HostSockets {
             entries: Vec::new(),
             turns: Turns::default(),
             registry,
-            outbound: Outbound(options),
+            interface: outbound.interface_index(),
+            outbound,
             windows: Windows::of_host(),
             routes,
             limit,
@@ -301,6 +303,7 @@ impl HostSockets {
         let token = event.token();
         if token == ROUTES {
             self.routes.changed();
+            self.interface = self.outbound.interface_index();
             return true;
         }
         if token.0 & !(u32::MAX as usize) != SOCKET {
@@ -575,9 +578,12 @@ impl Sockets for HostSockets {
     }
 
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure> {
-        let beyond = self.leaves(to.addr);
+        let interface = if how.from.is_none() && self.leaves(to.addr) { Some(self.interface) } else { None };
+        if interface == Some(0) {
+            return Err(Failure::NetUnreachable); // as connections are told: it leaves by no other
+        }
         let datagram = self.datagram(id)?;
-        let sent = datagram.send_to(to, payload, how, beyond);
+        let sent = datagram.send_to(to, payload, how, interface.unwrap_or(0));
         let errors = datagram.has_errors();
         if errors {
             self.latch(id, Ready { error: true, ..Ready::default() });

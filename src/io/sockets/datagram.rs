@@ -47,8 +47,6 @@ pub struct Datagram {
     dont_fragment: Option<bool>,
     /// Where datagrams leave from whose sender did not say.
     outbound: Option<Addr>,
-    /// And by which interface; 0: as routed.
-    interface: u32,
     errors: VecDeque<DatagramError>,
 }
 
@@ -99,10 +97,9 @@ impl Datagram {
         bound?;
         let chosen = at.port == 0;
         let at = endpoint_of(rustix::net::getsockname(&fd)?).ok_or(Errno::AFNOSUPPORT)?;
-        let interface = outbound.interface_index();
         let outbound = outbound.address(v4);
         let errors = VecDeque::new();
-        Ok((Datagram { fd, kind, v4, chosen, dont_fragment: None, outbound, interface, errors }, at))
+        Ok((Datagram { fd, kind, v4, chosen, dont_fragment: None, outbound, errors }, at))
     }
 
     pub fn fd(&self) -> &OwnedFd {
@@ -114,22 +111,22 @@ impl Datagram {
         !self.errors.is_empty()
     }
 
-    /// `leaves`: by the chosen interface.
-    pub fn send_to(&mut self, to: Endpoint, payload: &[u8], how: &SendHow, leaves: bool) -> Result<(), Failure> {
+    /// `interface`: the index of the only one it may leave by; 0: any.
+    pub fn send_to(&mut self, to: Endpoint, payload: &[u8], how: &SendHow, interface: u32) -> Result<(), Failure> {
         if to.addr.is_v4() != self.v4 {
             return Err(Failure::Other(libc::EAFNOSUPPORT));
         }
         self.set_dont_fragment(how.dont_fragment).map_err(failure_of)?;
         let Some(segment) = how.segment.map(|len| usize::from(len.get())).filter(|&len| len < payload.len()) else {
-            return self.send_one(to, payload, None, how, leaves);
+            return self.send_one(to, payload, None, how, interface);
         };
         let burst = (BURST / segment).clamp(1, SEGMENTS) * segment;
         for burst in payload.chunks(burst) {
-            match self.send_one(to, burst, how.segment.filter(|_| burst.len() > segment), how, leaves) {
+            match self.send_one(to, burst, how.segment.filter(|_| burst.len() > segment), how, interface) {
                 // The device cannot, the kernel is too old, or a segment needs fragments: one by one, then.
                 Err(Failure::TooLong | Failure::Other(libc::EINVAL | libc::EIO | libc::ENOPROTOOPT)) => {
                     for datagram in burst.chunks(segment) {
-                        self.send_one(to, datagram, None, how, leaves)?;
+                        self.send_one(to, datagram, None, how, interface)?;
                     }
                 }
                 done => done?,
@@ -144,12 +141,12 @@ impl Datagram {
         payload: &[u8],
         segment: Option<NonZeroU16>,
         how: &SendHow,
-        leaves: bool,
+        interface: u32,
     ) -> Result<(), Failure> {
         let mut name = [0; NAME_LEN];
         let name = write_name(to, &mut name);
         let mut control = Control::new();
-        self.describe(&mut control, to.addr, segment, how, leaves);
+        self.describe(&mut control, to.addr, segment, how, interface);
         let mut again = true;
         loop {
             match send_message(&self.fd, name, payload, control.bytes()) {
@@ -169,10 +166,9 @@ impl Datagram {
     }
 
     /// Writes what the header of a datagram is to say.
-    fn describe(&self, control: &mut Control, to: Addr, segment: Option<NonZeroU16>, how: &SendHow, leaves: bool) {
+    fn describe(&self, control: &mut Control, to: Addr, segment: Option<NonZeroU16>, how: &SendHow, interface: u32) {
         let (tos, ttl) = (i32::from(how.tos), i32::from(how.ttl.max(1)));
         let from = how.from.or(self.outbound.filter(|_| !is_loopback(to)));
-        let interface = if how.from.is_none() && leaves { self.interface } else { 0 };
         if self.v4 {
             control.push(libc::IPPROTO_IP, libc::IP_TOS, &tos.to_ne_bytes());
             control.push(libc::IPPROTO_IP, libc::IP_TTL, &ttl.to_ne_bytes());
