@@ -41,10 +41,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Failure;
-use super::config::{Overrides, Settings, Source, UplinkChoice, UplinkSpec};
+use super::config::{Overrides, Settings, Source, Uplink, UplinkChoice, UplinkSpec};
 use super::switch::{failed, inherited};
 use crate::control::portspec::{self, PortSpec};
 use crate::control::protocol::{Attached, DEFAULT_NETWORK, Level};
+use crate::core::socket::RouteKind;
+use crate::core::split::policy::{self, Decision, Policy, Reason};
 use crate::io::spool;
 use crate::io::sys::process;
 use crate::io::sys::signal::Signals;
@@ -159,10 +161,7 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
     let plan = behind::Plan { settings: &settings, network: net, publish };
     let mut switch = Switch::fork(&plan, uplink_fd, &inside).map_err(Failure::Failed)?;
     let attached = switch.ready().map_err(Failure::Failed)?;
-    for one in portspec::chosen(publish, &attached.published) {
-        tell_person(&one.arrow());
-    }
-    let go = Go { resolv: name_servers(dns, &attached, has_uplink) };
+    let go = Go { resolv: name_servers(dns, &attached, settings.uplink.as_ref().map(|(_, uplink)| uplink)) };
     inside.go(&go).map_err(Failure::Failed)?;
 
     let outcome = supervise::supervise(&signals, &mut inside, &mut switch);
@@ -171,14 +170,24 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
 }
 
 /// What CMD's resolv.conf is to be, if it cannot stay as it is; tells the person where no name will resolve.
-fn name_servers(dns: &[Addr], attached: &Attached, has_uplink: bool) -> Option<String> {
+fn name_servers(dns: &[Addr], attached: &Attached, uplink: Option<&Uplink>) -> Option<String> {
     let subnet = attached.ip.map(|ip| ip.network());
-    match resolv::choose(dns, subnet, |path| std::fs::read_to_string(path).ok()) {
+    let may_reach = |server: Addr| match uplink {
+        Some(Uplink::Sockets(spec)) => {
+            // An address that can be bound to is the host's own.
+            let is_own = std::net::UdpSocket::bind((std::net::IpAddr::from(server), 0)).is_ok();
+            let kind = if is_own { RouteKind::Local } else { RouteKind::Unicast };
+            matches!(Policy::new(spec.policy).decide(server, kind), Decision::Dial(_))
+        }
+        // Of one link, which the world's is not.
+        Some(Uplink::Tun(_)) | None => policy::special(server) != Some(Reason::LinkLocal),
+    };
+    match resolv::choose(dns, subnet, may_reach, |path| std::fs::read_to_string(path).ok()) {
         resolv::Choice::Keep => None,
         resolv::Choice::Replace(text) => Some(text),
         resolv::Choice::Unreachable => {
             // Without an uplink nobody expects an answer from outside.
-            if has_uplink {
+            if uplink.is_some() {
                 tell_person(
                     "the host's name servers cannot be reached from inside, so names will not resolve; \
                      give one that can with --dns ADDRESS",

@@ -12,7 +12,7 @@ use crate::cli::config::Settings;
 use crate::cli::switch::{Log, failed, raise_descriptor_limit, start, start_helper};
 use crate::control::calls::Reply;
 use crate::control::plumber::Plumbing;
-use crate::control::portspec::PortSpec;
+use crate::control::portspec::{self, PortSpec};
 use crate::control::protocol::{ApiError, Attach, Attached, Call, Class};
 use crate::control::server::Server;
 use crate::io::sys::msg;
@@ -138,8 +138,11 @@ fn serve(plan: &Plan<'_>, uplink: Option<OwnedFd>, pid: i32, socket: &OwnedFd, t
             Reply::Many(_) => return Err(broken("attach gave a listing".into())),
         };
         *told = true;
-        // Where nobody listens any more, the end of the socket is seen next.
-        let _ = tell(socket, &Ok::<_, String>(attached));
+        for one in portspec::chosen(plan.publish, &attached.published) {
+            tell_person(&one.arrow());
+        }
+        // Thousands of ports are too long for a message. Where nobody listens any more, the end of the socket is seen next.
+        let _ = tell(socket, &Ok::<_, String>(Attached { published: Vec::new(), ..attached }));
         Ok(())
     });
     done.map_err(failed)

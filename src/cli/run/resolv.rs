@@ -33,18 +33,24 @@ pub enum Choice {
 }
 
 /// Chooses: `dns` if there is any, or else what `read` finds that can be reached from inside `subnet`.
-pub fn choose(dns: &[Addr], subnet: Option<Cidr>, read: impl Fn(&str) -> Option<String>) -> Choice {
+pub fn choose(
+    dns: &[Addr],
+    subnet: Option<Cidr>,
+    may_reach: impl Fn(Addr) -> bool,
+    read: impl Fn(&str) -> Option<String>,
+) -> Choice {
+    let is_reached = |server: &str| is_reached(server, subnet, &may_reach);
     let own = read(RESOLV_CONF).unwrap_or_default();
     if !dns.is_empty() {
         return Choice::Replace(with_servers(&own, dns.iter().map(ToString::to_string)));
     }
     let all: Vec<&str> = servers(&own).collect();
-    let reached: Vec<&str> = all.iter().copied().filter(|server| is_reached(server, subnet)).collect();
+    let reached: Vec<&str> = all.iter().copied().filter(|server| is_reached(server)).collect();
     if !reached.is_empty() {
         return if reached.len() == all.len() { Choice::Keep } else { Choice::Replace(with_servers(&own, reached)) };
     }
     let resolved = read(RESOLVED).unwrap_or_default();
-    let mut reached = servers(&resolved).filter(|server| is_reached(server, subnet)).peekable();
+    let mut reached = servers(&resolved).filter(|server| is_reached(server)).peekable();
     match reached.peek() {
         Some(_) => Choice::Replace(with_servers(&own, reached)),
         None => Choice::Unreachable,
@@ -59,11 +65,13 @@ fn servers(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether this server can be one from inside: there is IPv4 alone, and loopback, the link and the subnet are others.
-fn is_reached(server: &str, subnet: Option<Cidr>) -> bool {
+/// Whether this server can be one from inside: there is IPv4 alone, loopback and the subnet are others, and the uplink lets
+/// reach it.
+fn is_reached(server: &str, subnet: Option<Cidr>, may_reach: impl Fn(Addr) -> bool) -> bool {
     server.parse::<Ipv4Addr>().is_ok_and(|server| {
-        let here = server.is_loopback() || server.is_unspecified() || server.is_link_local() || server.is_multicast();
-        !here && subnet.is_none_or(|subnet| !subnet.contains(Addr::from(IpAddr::from(server))))
+        let here = server.is_loopback() || server.is_unspecified() || server.is_multicast();
+        let server = Addr::from(IpAddr::from(server));
+        !here && subnet.is_none_or(|subnet| !subnet.contains(server)) && may_reach(server)
     })
 }
 
@@ -115,7 +123,8 @@ mod tests {
 
     fn chosen(own: &str, resolved: Option<&str>) -> Choice {
         let subnet = "172.17.0.0/16".parse().ok();
-        choose(&[], subnet, |path| match path {
+        let may_reach = |addr: Addr| addr.to_string() != "169.254.1.1";
+        choose(&[], subnet, may_reach, |path| match path {
             RESOLV_CONF => Some(own.to_owned()),
             RESOLVED => resolved.map(str::to_owned),
             other => panic!("{other}"),
@@ -128,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn those_on_loopback_the_link_the_subnet_and_ipv6_go() {
+    fn those_on_loopback_the_subnet_of_ipv6_and_that_may_not_be_reached_go() {
         let own = "# of the host\nsearch example.org\nnameserver 127.0.0.53\nnameserver 169.254.1.1\nnameserver 172.17.0.1\n\
                    nameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver  192.0.2.53\noptions edns0\n";
         let new = "nameserver 192.0.2.53\nsearch example.org\noptions edns0\n";
@@ -150,6 +159,6 @@ mod tests {
         let dns = ["127.0.0.1", "192.0.2.1"].map(|one| Addr::parse(one).expect(one));
         let own = "nameserver 198.51.100.1\nsearch example.org";
         let new = "nameserver 127.0.0.1\nnameserver 192.0.2.1\nsearch example.org\n";
-        assert_eq!(choose(&dns, None, |_| Some(own.into())), Choice::Replace(new.into()));
+        assert_eq!(choose(&dns, None, |_| false, |_| Some(own.into())), Choice::Replace(new.into()));
     }
 }
