@@ -28,6 +28,7 @@ use super::datapath::Datapath;
 use super::forward::Ingress;
 use super::hash::Keyed;
 use super::icmp::Complaint;
+use super::manage::invalid;
 use super::nat::rewrite::decrement_ttl;
 use super::nat::transport_name;
 use super::network::{NetworkId, Port, PortState, Role};
@@ -488,18 +489,34 @@ impl Datapath {
         }
         let network = self.ports.get(owner).and_then(|p| p.attachment()).map(|a| a.network);
         let Some(network) = network else { return Ok(()) };
+        if self.no_forward && !ports.is_empty() {
+            return Err(invalid(
+                "ports",
+                "nothing is forwarded ([switch] forward = false), so no port can be published",
+            ));
+        }
         let origin = Origin { port: owner, network };
         // Asked before anything is opened: thousands of sockets that are closed again would hold up frames for nothing.
         let room = world.sockets().map_or(0, |sockets| sockets.room());
-        let mut needed = 0;
-        let mut first_beyond = None;
+        let places = self.socket_uplink.as_ref().map_or(0, |uplink| uplink.tcp.listeners_left());
+        let (mut needed, mut of_tcp) = (0, 0);
+        let (mut first_beyond, mut first_without_place) = (None, None);
         for publication in ports.iter().filter(|p| p.host_ip.is_none_or(|ip| !self.is_gateway(ip))) {
-            needed += if publication.host_ip.is_some() { 1 } else { WILDCARDS.len() };
+            let sockets = if publication.host_ip.is_some() { 1 } else { WILDCARDS.len() };
+            needed += sockets;
+            of_tcp += if publication.proto == Transport::Tcp { sockets } else { 0 };
             first_beyond = first_beyond.or((needed > room).then_some(publication));
+            first_without_place = first_without_place.or((of_tcp > places).then_some(publication));
         }
         if let Some(publication) = first_beyond {
             let why = format!("the request needs {needed} descriptors and {room} are left; {RAISE_LIMIT}");
             return Err(not_bound(publication, publication.host_ip, Failure::NoFiles, why));
+        }
+        if let Some(publication) = first_without_place {
+            let why = format!(
+                "the request needs {of_tcp} listeners and {places} are left; publish fewer ports, or at one address"
+            );
+            return Err(not_bound(publication, publication.host_ip, Failure::NoMemory, why));
         }
         for (at, (tag, publication)) in tags.iter().zip(ports).enumerate() {
             // An address of the gateway's is not the host's: what is published there is for containers alone.
@@ -509,7 +526,7 @@ impl Datapath {
             let to = Endpoint { addr: ip, port: publication.container_port };
             if let Err((at_addr, failure)) = self.open_door(*tag, publication, origin, to, now, world) {
                 self.close_doors(&tags[..=at], now, world);
-                let why = why_not(failure, publication.host_port);
+                let why = why_not(failure, at_addr, publication.host_port);
                 return Err(not_bound(publication, Some(at_addr), failure, why));
             }
         }
@@ -588,15 +605,21 @@ fn not_bound(publication: &Publication, at: Option<Addr>, failure: Failure, why:
 }
 
 /// What to tell of a port that could not be had.
-fn why_not(failure: Failure, port: u16) -> String {
+fn why_not(failure: Failure, addr: Addr, port: u16) -> String {
     match failure {
         Failure::InUse => "another program of the host has this port; choose another or end it".to_owned(),
-        Failure::Prohibited if port < 1024 => format!(
+        Failure::Prohibited => format!(
             "permission denied: below net.ipv4.ip_unprivileged_port_start a port needs privilege; choose a higher one, or \
              let the administrator run 'sysctl net.ipv4.ip_unprivileged_port_start={port}'"
         ),
         Failure::NoFiles => format!("no descriptor is left; {RAISE_LIMIT}"),
         Failure::NoAddress => "the address is none of this host's".to_owned(),
-        other => format!("{other:?}"),
+        Failure::NoMemory => "the host has no memory for it".to_owned(),
+        // EINVAL: bind(2) wants the interface of such an address.
+        Failure::Other(_) if policy::special(addr) == Some(Reason::LinkLocal) => {
+            "an address of one link cannot be published at; take another".to_owned()
+        }
+        Failure::Other(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        other => format!("the host refuses ({other:?})"),
     }
 }

@@ -174,6 +174,11 @@ impl Tcp {
         })
     }
 
+    /// How many more there may be.
+    pub fn listeners_left(&self) -> usize {
+        MAX - self.listeners.len() + self.free_listeners.len()
+    }
+
     fn listener(&mut self, place: u32) -> Option<&mut Listener> {
         self.listeners.get_mut(place as usize)?.as_mut()
     }
