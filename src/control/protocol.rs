@@ -218,13 +218,13 @@ pub enum Class {
     Missing,
     /// It is in use.
     Busy,
-    /// The published port belongs to another container.
+    /// The port to be published belongs to a container or a program of the host, or none of several is free.
     PortAllocated,
-    /// A limit is reached.
+    /// A limit is reached, or descriptors are used up.
     Full,
-    /// No right to enter the namespace or to make a device there.
+    /// No right to enter the namespace or to make a device there, or to a port of the host.
     Forbidden,
-    /// A device or a file could not be opened or configured.
+    /// A device, a file or a port of the host could not be opened or configured.
     Device,
     /// The event loop, or a namespace, gave no answer in time.
     Timeout,
@@ -678,6 +678,8 @@ impl From<Level> for log::LevelFilter {
 mod tests {
     use super::*;
 
+    use crate::core::counters::DropReason;
+
     fn parsed(line: &str) -> Result<Call, ApiError> {
         Request::parse(line.as_bytes()).call
     }
@@ -814,5 +816,13 @@ mod tests {
         for class in Class::ALL {
             assert!(DOCUMENTATION.contains(&format!("| `{class:?}` |")), "{class:?}");
         }
+    }
+
+    #[test]
+    fn every_reason_of_a_drop_is_documented_with_its_meaning_and_nothing_else_is() {
+        let (_, section) = DOCUMENTATION.split_once("## Why frames are dropped\n").expect("the page tells why");
+        let documented: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
+        let reasons = DropReason::ALL.iter().map(|why| format!("| `{}` | {} |", why.name(), why.meaning()));
+        assert_eq!(documented, reasons.collect::<Vec<_>>());
     }
 }
