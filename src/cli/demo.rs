@@ -1,4 +1,4 @@
-//! `pontoon demo`: two rootless containers on a switch, a world behind it, real traffic, a table of what was seen.
+//! `pontoon demo`: three rootless containers on two switches, a world behind them, real traffic, a table of what was seen.
 //!
 //! # Theory of operation
 //! Everything happens in a user namespace of its own, in five network namespaces, with documentation addresses and no

@@ -47,7 +47,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Two rootless containers on a switch, a published port, real traffic, a table of results
+    /// Three rootless containers on two switches, with either uplink, real traffic, a table of results
     Demo,
     /// Run a command in a new rootless container behind its own switch
     Run(run::Options),
