@@ -324,6 +324,7 @@ fn segments_of(stream: &TcpStream) -> u32 {
     mss.unwrap_or_else(|| panic!("{told}")).parse().expect("a number")
 }
 
+// S27
 fn a_listener_accepts_and_says_who_asked_for_what() {
     for at in ["127.0.0.1", "::1"] {
         let mut host = Host::new();

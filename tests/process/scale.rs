@@ -70,6 +70,7 @@ fn hear_one_question(namespaces: &[Netns], asker: &Wire) -> u64 {
 }
 
 /// B28, at half the size that is promised.
+// B28
 fn a_thousand_ports_hear_one_question() {
     let case = Case::new();
     let switch = case.switch(&[]);

@@ -133,7 +133,7 @@ fn a_page_of_twenty_megabytes_arrives_byte_for_byte() {
     }
 }
 
-// D15
+// D15, S18, S25
 fn a_published_port_is_reached_from_loopback_the_host_and_beyond() {
     let (case, c1, switch) = one(&[]);
     let listener = c1.listen(at(C1, 80));
@@ -170,6 +170,7 @@ fn a_published_port_is_reached_from_loopback_the_host_and_beyond() {
     }
 }
 
+// S18, S25
 fn a_published_udp_port_answers_from_the_address_that_was_asked() {
     let (case, c1, switch) = one(&[]);
     case.host.ip(&format!("addr add {HOST2}/24 dev out0"));
@@ -560,7 +561,7 @@ fn a_port_below_1024_without_the_right_is_refused_in_a_line() {
     nothing_published(&case, &switch, &[8080]);
 }
 
-// D16
+// D16, S60
 fn a_port_that_cannot_be_had_leaves_nothing_published() {
     let (case, c1, switch) = one(&[]);
     {

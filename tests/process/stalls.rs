@@ -30,7 +30,7 @@ pub const CLAIMS: &[Claim] = claims![
 const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 const C2: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 3);
 
-/// S26.
+// S26
 fn connections_survive_a_stopped_switch() {
     let case = Case::new();
     let [c1, c2] = ["c1", "c2"].map(|name| case.netns(name));

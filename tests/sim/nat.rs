@@ -216,7 +216,7 @@ fn port_may_be_published_on_one_address_alone() {
     assert!(net.try_apply(foreign).unwrap_err().to_string().contains("203.0.113.9"));
 }
 
-// D16, D14
+// D16, D14, S60
 #[test]
 fn publishing_is_all_or_nothing() {
     let (mut net, a, b) = pair();

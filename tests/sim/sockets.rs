@@ -764,6 +764,7 @@ fn packet_whose_time_to_live_is_over_ends_at_the_gateway() {
     assert_eq!((net.host().open(), net.host().sent.len()), (0, 0));
 }
 
+// S27
 #[test]
 fn published_tcp_port_listens_for_both_families_and_shows_the_clients_address() {
     let mut net = lab();
@@ -878,6 +879,7 @@ fn host_without_ipv6_publishes_by_ipv4_alone() {
     assert_eq!(net.host().open(), 2);
 }
 
+// S60
 #[test]
 fn taken_port_refuses_all_of_a_publication_and_leaves_nothing_open() {
     let mut net = lab();

@@ -520,6 +520,7 @@ fn error_is_about_the_datagram_to_that_client_from_that_address() {
     }
 }
 
+// S27
 // CVE-2021-20199
 #[test]
 fn client_that_may_not_be_shown_is_the_gateway() {

@@ -63,6 +63,7 @@ impl Port {
     }
 }
 
+// S27
 #[test]
 fn container_sees_the_client_unless_the_answer_would_not_come_back() {
     for (client, seen) in [
