@@ -87,12 +87,17 @@ fn datagrams_of_one_flow_in_one_turn_are_sent_together_behind_the_first() {
         (at(b), vec![8, 8], 2),
     ];
     assert_eq!(turn(&mut udp, &mut around, &mixed), calls);
-    // So many are enough, and long ones are not worth a copy.
-    let lens = |calls: Vec<(Endpoint, Vec<usize>, u8)>| calls.iter().map(|call| call.1.len()).collect::<Vec<_>>();
-    assert_eq!(lens(turn(&mut udp, &mut around, &[(a, 1400, 0); 40])), [1, JOINED, JOINED, 7]);
-    assert_eq!(lens(turn(&mut udp, &mut around, &[(a, JOINED_LEN + 1, 0); 3])), [1, 1, 1]);
     let rows = udp.flows(0, 9, NOW).0;
-    assert_eq!(rows.iter().map(|row| row.original_traffic.frames).sum::<u64>(), 1 + 4 + 9 + 40 + 3);
+    assert_eq!(rows.iter().map(|row| row.original_traffic.frames).sum::<u64>(), 1 + 4 + 9);
+}
+
+#[test]
+fn train_has_at_most_16_datagrams_of_2_kib() {
+    let (mut udp, mut around) = engine();
+    for (len, calls) in [(2048, [1, 16, 16, 7].as_slice()), (2049, &[1; 40])] {
+        let sent = turn(&mut udp, &mut around, &[("198.51.100.5:5000", len, 0); 40]);
+        assert_eq!(sent.iter().map(|call| call.1.len()).collect::<Vec<_>>(), calls, "{len} bytes each");
+    }
 }
 
 #[test]
@@ -193,21 +198,31 @@ fn longest_datagram_arrives_in_fragments_that_make_it_whole() {
     }
 }
 
+/// A super-frame of a container, of datagrams of 1,200 bytes.
+fn send_super_frame(udp: &mut Udp, around: &mut Around, data: &[u8]) {
+    Packet::udp(at("172.17.0.2:4000"), at("198.51.100.5:443"), data)
+        .super_frame(1200, |frame| udp.input(container(2).0, frame, None, NOW, around))
+        .unwrap();
+}
+
 #[test]
-fn super_frame_is_sent_in_one_call_and_one_by_one_where_the_host_cannot() {
+fn super_frame_is_sent_in_one_call() {
     let (mut udp, mut around) = engine();
     let data: Vec<u8> = (0..5_000).map(|i| (i % 249) as u8).collect();
-    let packet = Packet::udp(at("172.17.0.2:4000"), at("198.51.100.5:443"), &data);
-    let mut go = |around: &mut Around| {
-        let origin = container(2).0;
-        packet.super_frame(1200, |frame| udp.input(origin, frame, None, NOW, around)).unwrap();
-    };
-    go(&mut around);
+    send_super_frame(&mut udp, &mut around, &data);
     let sent = around.take_sent();
     assert_eq!((sent.len(), sent[0].how.segment.map(|s| s.get())), (1, Some(1200)));
     assert_eq!(sent[0].data, data);
+}
+
+#[test]
+fn super_frame_goes_one_by_one_where_the_host_cannot() {
+    let (mut udp, mut around) = engine();
+    let data: Vec<u8> = (0..5_000).map(|i| (i % 249) as u8).collect();
+    say(&mut udp, &mut around, "172.17.0.2:4000", "198.51.100.5:443", b"before").unwrap();
+    around.take_sent();
     around.only().1.refusals.extend([Some(Failure::Other(22)); 2]);
-    go(&mut around);
+    send_super_frame(&mut udp, &mut around, &data);
     let sent = around.take_sent();
     assert_eq!(sent.iter().map(|s| s.data.len()).collect::<Vec<_>>(), [1200, 1200, 1200, 1200, 200]);
     assert!(sent.iter().all(|s| s.how.segment.is_none()));
@@ -427,17 +442,21 @@ fn datagram_too_long_for_the_route_is_told_its_mtu_if_it_may_not_be_cut() {
         assert_eq!((src, &error[..2], get16(error, 6)), (GATEWAY, &[3, 4][..], want));
         assert_eq!(get16(error, 8 + ipv4::FRAGMENT), ipv4::DF);
     }
-    // A router's word; and one about a datagram that the host may cut is the host's business.
-    let (id, socket) = around.only();
-    let told = DatagramError { mtu: 1300, ..icmp(at("198.51.100.5:443"), 3, 4, Some("203.0.113.1")) };
-    socket.errors.push_back(told);
-    udp.socket_ready(id, FAILED, NOW, &mut around);
-    assert_eq!(get16(message(&around.take_packets()[0]).1, 6), 1300);
-    quic.fragment = 0;
-    send(&mut udp, &mut around, &quic, NOW).unwrap();
-    around.only().1.errors.push_back(told);
-    udp.socket_ready(id, FAILED, NOW, &mut around);
-    assert!(around.delivered.is_empty());
+}
+
+#[test]
+fn too_big_of_a_router_is_told_unless_the_host_may_cut() {
+    for (fragment, told) in [(ipv4::DF, Some(1300)), (0, None)] {
+        let (mut udp, mut around) = engine();
+        let mut packet = Packet::udp(at("172.17.0.2:4000"), at("198.51.100.5:443"), &[1; 1472]);
+        packet.fragment = fragment;
+        send(&mut udp, &mut around, &packet, NOW).unwrap();
+        let (id, socket) = around.only();
+        socket.errors.push_back(DatagramError { mtu: 1300, ..icmp(at("198.51.100.5:443"), 3, 4, Some("203.0.113.1")) });
+        udp.socket_ready(id, FAILED, NOW, &mut around);
+        let mtus: Vec<_> = around.take_packets().iter().map(|p| get16(message(p).1, 6)).collect();
+        assert_eq!(mtus, told.into_iter().collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -601,15 +620,21 @@ fn client_reaches_the_container_that_took_over_with_its_next_datagram() {
 }
 
 #[test]
-fn port_is_published_once_and_withdrawn_with_its_clients() {
+fn port_is_published_once() {
     let (mut udp, mut around) = engine();
-    let id = publish(&mut udp, &mut around, 1, 2);
+    publish(&mut udp, &mut around, 1, 2);
     let to = at("172.17.0.3:53");
     let mut again =
         |tag, around: &mut Around| udp.listen(tag, at("0.0.0.0:5353"), to, NetworkId(0), PortId(3), NOW, around);
     assert_eq!(again(1, &mut around), Err(Failure::InUse));
     assert_eq!(again(2, &mut around), Err(Failure::InUse), "the host's port is taken");
     assert_eq!(around.ids.len(), 1);
+}
+
+#[test]
+fn withdrawn_port_takes_its_clients_along() {
+    let (mut udp, mut around) = engine();
+    let id = publish(&mut udp, &mut around, 1, 2);
     socket(&mut around, id).put(at("198.51.100.7:9"), b"x");
     udp.socket_ready(id, READABLE, NOW, &mut around);
     assert_eq!(udp.table.len(), (1, 1));
