@@ -169,20 +169,43 @@ fn listener_without_descriptors_waits_for_one_and_never_spins() {
     let before = port.bed.now;
     assert_eq!(port.next(), None);
     assert_eq!(port.bed.now.since(before), Duration::from_secs(1), "tried again after a second");
-    // A descriptor is freed: by a connection of ours, and by somebody else, which nobody tells.
+}
+
+#[test]
+fn descriptor_freed_by_a_connection_lets_a_listener_try_at_once() {
+    let mut port = Port::new(Config::default());
+    let syn = port.client(end("203.0.113.9", 50_000)).unwrap();
+    port.answer(&syn, SYN | ACK).unwrap();
+    port.bed.sent();
+    port.bed.world.room = 0;
+    assert_eq!(port.client(end("203.0.113.9", 50_001)), None);
+    let before = port.bed.now;
     port.bed.world.room = 1;
     let rst = Seg { from: syn.to, to: syn.from, seq: 5001, ack: 0, flags: RST, options: Vec::new(), ..syn };
     port.bed.input(&rst).unwrap();
-    let first = port.next().map(|s| s.from.port);
-    assert_eq!((first, port.bed.now.since(before)), (Some(50_001), Duration::from_secs(1)));
+    let asked = port.next().map(|s| s.from.port);
+    assert_eq!((asked, port.bed.now), (Some(50_001), before));
+}
+
+#[test]
+fn descriptor_freed_by_another_is_found_within_a_second() {
+    let mut port = Port::new(Config::default());
     port.bed.world.room = 0;
-    assert_eq!(port.client(end("203.0.113.9", 50_003)), None);
+    assert_eq!(port.client(end("203.0.113.9", 50_001)), None);
+    let before = port.bed.now;
     port.bed.world.room = 1;
-    assert_eq!(port.next().map(|s| s.from.port), Some(50_003));
-    // An error of one client is not the listener's.
-    let clients = &mut port.bed.world.sockets.get_mut(&port.listener).unwrap().clients;
-    clients.push_back(Err(Failure::Reset));
-    assert!(port.client(end("203.0.113.9", 50_002)).is_some());
+    let asked = port.next().map(|s| s.from.port);
+    assert_eq!((asked, port.bed.now.since(before)), (Some(50_001), Duration::from_secs(1)));
+}
+
+#[test]
+fn error_of_one_client_is_not_the_listeners() {
+    let mut port = Port::new(Config::default());
+    for gone in [Failure::Reset, Failure::Refused, Failure::TimedOut, Failure::HostUnreachable] {
+        port.bed.world.sockets.get_mut(&port.listener).unwrap().clients.push_back(Err(gone));
+    }
+    assert!(port.client(end("203.0.113.9", 50_002)).is_some(), "the next is taken in the same call");
+    assert!(port.admits());
 }
 
 #[test]
