@@ -275,10 +275,13 @@ fn slow_and_stopped_readers_cause_no_retransmission() {
         lab.exchange(id, &ramp(400_000), &ramp(400_003), room);
         assert_eq!(lab.bed.tcp.stats().retransmits, 0);
     }
-    // A reader that stops for an hour, either side.
+}
+
+#[test]
+fn reader_that_stops_for_an_hour_costs_no_retransmission() {
     let mut lab = Lab::new(Config::default(), 20_000, Faults::default(), 3);
     let id = lab.connect();
-    let down = ramp(400_000);
+    let (up, down) = (ramp(1_000_000), ramp(400_000));
     let sock = lab.bed.world.sockets.get_mut(&id).unwrap();
     (sock.room, sock.eof) = (0, false);
     sock.inbox.extend(&down);
@@ -288,12 +291,13 @@ fn slow_and_stopped_readers_cause_no_retransmission() {
     let until = lab.bed.now + Duration::from_secs(3600);
     lab.run(Duration::from_secs(4000), |lab| {
         let socket = lab.socket();
-        while socket.can_send() {
-            sent += socket.send_slice(&ramp(1000)).unwrap();
+        if socket.can_send() {
+            sent += socket.send_slice(&up[sent..]).unwrap();
         }
         lab.bed.now > until
     });
     assert_eq!(lab.bed.states(), ["ESTABLISHED"]);
+    assert!(sent < up.len(), "the window stopped it");
     assert_eq!(lab.bed.tcp.stats().retransmits, 0);
     let mut got = Vec::new();
     lab.bed.world.sockets.get_mut(&id).unwrap().room = usize::MAX;
@@ -304,5 +308,6 @@ fn slow_and_stopped_readers_cause_no_retransmission() {
         }
         got.len() >= down.len() && lab.bed.world.sockets[&id].outbox.len() >= sent
     });
-    assert!(got == down);
+    assert!(got == down, "down, byte for byte");
+    assert!(lab.bed.world.sockets[&id].outbox == up[..sent], "up, byte for byte");
 }
