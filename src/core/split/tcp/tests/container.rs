@@ -8,6 +8,8 @@ use crate::core::counters::DropReason;
 use crate::core::socket::{Close, Failure, Mark, Ready, SocketId};
 use crate::core::split::tcp::Config;
 use crate::core::split::tcp::segment::later;
+use crate::wire::addr::Addr;
+use crate::wire::{checksum, get32};
 
 /// The container's initial sequence number: the streams wrap early.
 pub const ISN: u32 = 0xffff_fff0;
@@ -36,7 +38,10 @@ impl Peer {
     }
 
     pub fn from(bed: Bed, options: &[u8]) -> Peer {
-        let (me, far) = (end("172.17.0.2", 40_000), end("198.51.100.5", 80));
+        Peer::between(bed, end("172.17.0.2", 40_000), end("198.51.100.5", 80), options)
+    }
+
+    fn between(bed: Bed, me: Endpoint, far: Endpoint, options: &[u8]) -> Peer {
         let mut peer = Peer { bed, me, far, seq: ISN, ack: 0, window: 0xffff, id: SocketId(0) };
         let syn = Seg { options: options.to_vec(), ..peer.seg(SYN, b"") };
         peer.bed.input(&syn).unwrap();
@@ -115,6 +120,19 @@ impl Peer {
         }
         let seg = Seg { options, ..self.seg(ACK, b"") };
         self.bed.input(&seg).unwrap();
+    }
+
+    /// Opens another connection of the same container; an acknowledgement as it would be sent in it now.
+    fn another(&mut self, port: u16) -> Seg {
+        let from = end("172.17.0.2", port);
+        let syn = Seg { from, seq: ISN, ack: 0, options: OPTIONS.to_vec(), ..self.seg(SYN, b"") };
+        self.bed.input(&syn).unwrap();
+        let id = *self.bed.world.sockets.keys().last().unwrap();
+        self.bed.decide(id, Ok(()));
+        let (seq, ack) = (ISN.wrapping_add(1), self.one().seq.wrapping_add(1));
+        let opened = Seg { seq, ack, flags: ACK, options: Vec::new(), ..syn };
+        self.bed.input(&opened).unwrap();
+        opened
     }
 
     /// The only segment that was sent since.
@@ -210,13 +228,16 @@ fn syn_is_answered_only_when_the_host_is_connected() {
 }
 
 #[test]
-fn reset_of_either_end_resets_the_other() {
+fn reset_of_the_container_resets_the_host() {
     let mut peer = Peer::new(Config::default());
     peer.send(RST | ACK, b"");
     assert_eq!(peer.bed.sent(), []);
     assert_eq!(peer.bed.last_socket().closed, Some(Close::Reset));
     peer.bed.assert_empty();
+}
 
+#[test]
+fn reset_of_the_host_resets_the_container() {
     let mut peer = Peer::new(Config::default());
     peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(Failure::Reset);
     peer.bed.events();
@@ -495,8 +516,8 @@ fn failed_connects_are_told_as_what_they_are() {
             let packet = peer.bed.packets().remove(0);
             assert_eq!((packet[9], packet[20], packet[21]), (1, 3, code), "{why:?}");
             assert_eq!(packet[12..16], [172, 17, 0, 1]);
-            assert_eq!(crate::wire::get32(&packet, 28 + 24), ISN, "the SYN is quoted");
-            assert_eq!(crate::wire::checksum::sum(&packet[20..]), 0xffff);
+            assert_eq!(get32(&packet, 28 + 24), ISN, "the SYN is quoted");
+            assert_eq!(checksum::sum(&packet[20..]), 0xffff);
         }
         assert!(peer.bed.world.out.is_empty());
         assert_eq!(peer.bed.world.counted.pop(), counted);
@@ -687,38 +708,35 @@ fn old_timestamps_are_dropped_and_new_ones_echoed() {
     send(&mut peer, 1001, b"one").unwrap();
     let ack = peer.one();
     assert_eq!(ack.options[8..12], 1001_u32.to_be_bytes());
-    let ours = crate::wire::get32(&ack.options, 4);
+    let ours = get32(&ack.options, 4);
     assert_eq!(send(&mut peer, 1000, b"old"), Err(DropReason::InvalidState));
     assert_eq!(peer.one().ack, peer.seq, "and acknowledged (RFC 7323 5.3)");
     peer.pass(1234);
     send(&mut peer, 1002, b"two").unwrap();
-    assert_eq!(crate::wire::get32(&peer.one().options, 4), ours.wrapping_add(1234), "milliseconds");
+    assert_eq!(get32(&peer.one().options, 4), ours.wrapping_add(1234), "milliseconds");
     assert_eq!(peer.got(), b"onetwo");
     let sent = peer.host_sends(&ramp(5000));
     assert_eq!(sent[0].gso, 1448, "the option is part of the segment");
 }
 
 #[test]
-fn scoreboard_and_reassembly_are_bounded() {
+fn what_came_last_is_told_first() {
+    let mut peer = Peer::new(Config::default());
+    for n in 1..=32 {
+        peer.stray(n * 20, ACK, b"piece").unwrap();
+        let at = peer.seq.wrapping_add_signed(n * 20);
+        assert_eq!(peer.one().sacks()[0], (at, at.wrapping_add(5)));
+    }
+}
+
+#[test]
+fn what_waits_before_its_turn_is_bounded() {
     let mut peer = Peer::new(Config::default());
     for n in 1..1000 {
         let _ = peer.stray(n * 20, ACK, b"piece"); // refused when there are too many
-        let ack = peer.one();
-        assert!(ack.sacks().len() <= 4);
-        if n <= 32 {
-            let at = peer.seq.wrapping_add_signed(n * 20);
-            assert_eq!(ack.sacks()[0], (at, at.wrapping_add(5)), "the newest first");
-        }
+        assert!(peer.one().sacks().len() <= 4);
     }
     assert!(peer.bed.tcp.memory().0 <= 32 * 2048);
-    let sent = peer.host_sends(&ramp(262_144));
-    let first = sent[0].seq;
-    for n in 1..170 {
-        let left = first.wrapping_add(n * 1460);
-        peer.sack(first, &[(left, left.wrapping_add(700))]);
-    }
-    peer.acknowledge(first.wrapping_add(262_144));
-    assert_eq!(peer.bed.tcp.memory().1, 0);
 }
 
 #[test]
@@ -763,6 +781,19 @@ fn segment_of_no_connection_is_refused() {
 }
 
 #[test]
+fn last_fin_again_is_acknowledged_in_time_wait() {
+    let mut peer = Peer::new(Config::default());
+    peer.host_ends();
+    peer.acknowledge(peer.ack.wrapping_add(1));
+    peer.send(FIN | ACK, b"");
+    assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
+    let lost = peer.one();
+    let fin = Seg { seq: peer.seq.wrapping_sub(1), ..peer.seg(FIN | ACK, b"") };
+    peer.bed.input(&fin).unwrap();
+    assert_eq!(peer.one(), lost, "our acknowledgement, as it was");
+}
+
+#[test]
 fn syn_in_time_wait_begins_a_connection_with_higher_numbers() {
     let mut peer = Peer::new(Config::default());
     let last = peer.host_sends(&ramp(200_000)).pop().unwrap();
@@ -771,10 +802,6 @@ fn syn_in_time_wait_begins_a_connection_with_higher_numbers() {
     peer.send(FIN | ACK, b"");
     assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
     peer.bed.sent();
-    // Its last FIN comes again: our acknowledgement was lost.
-    let fin = Seg { seq: peer.seq.wrapping_sub(1), ..peer.seg(FIN | ACK, b"") };
-    peer.bed.input(&fin).unwrap();
-    assert_eq!(peer.one().ack, peer.seq);
     peer.bed.pass(Duration::from_secs(2));
     let syn = Seg { seq: peer.seq.wrapping_add(9999), ..peer.seg(SYN, b"") };
     peer.bed.input(&syn).unwrap();
@@ -997,24 +1024,24 @@ fn window_grows_for_who_fills_it_and_within_the_containers_sum() {
     assert_eq!(u32::from(last.window) << 4, 512 << 10, "200,000 a turn fill half of no more");
 }
 
+/// The window that another connection of the same container is given, bytes.
+fn window_of_another(peer: &mut Peer, port: u16) -> u32 {
+    let first = Seg { data: b"x".to_vec(), ..peer.another(port) };
+    peer.bed.input(&first).unwrap();
+    u32::from(peer.one().window) << 4
+}
+
 #[test]
-fn windows_are_small_while_a_container_uses_its_memory_and_not_for_idle_connections() {
+fn idle_connections_leave_windows_whole() {
     let mut peer = Peer::new(Config { pool_per_port: 100_000, ..Config::default() });
-    let window_of_another = |peer: &mut Peer, port: u16| {
-        let syn =
-            Seg { from: end("172.17.0.2", port), seq: ISN, ack: 0, options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
-        peer.bed.input(&syn).unwrap();
-        let id = *peer.bed.world.sockets.keys().last().unwrap();
-        peer.bed.decide(id, Ok(()));
-        let ack = peer.one().seq.wrapping_add(1);
-        let seq = ISN.wrapping_add(1);
-        peer.bed.input(&Seg { seq, ack, flags: ACK, data: b"x".to_vec(), options: Vec::new(), ..syn }).unwrap();
-        peer.bed.tcp.flush(peer.bed.now, &mut peer.bed.world);
-        u32::from(peer.one().window) << 4
-    };
     for port in 40_001..40_200 {
         assert_eq!(window_of_another(&mut peer, port), 256 << 10);
     }
+}
+
+#[test]
+fn stored_data_makes_new_windows_small() {
+    let mut peer = Peer::new(Config { pool_per_port: 100_000, ..Config::default() });
     peer.set_room(0);
     peer.send(ACK, &ramp(40_000));
     peer.bed.sent();
@@ -1050,9 +1077,14 @@ fn flow_without_memory_goes_on_by_small_steps_and_never_stops() {
         sent = peer.bed.sent();
     }
     assert!(got == data);
-    // Toward the host: what the socket takes needs no memory; what it does not take is not acknowledged.
+}
+
+#[test]
+fn data_without_memory_is_not_acknowledged() {
+    let mut peer = Peer::new(Config { pool: 0, pool_per_port: 0, ..Config::default() });
+    // What the socket takes needs no memory.
     peer.set_room(100);
-    let seg = peer.seg(ACK, &data[..1000]);
+    let seg = peer.seg(ACK, &ramp(1000));
     assert_eq!(peer.bed.input(&seg), Err(DropReason::SplitMemory));
     let ack = peer.bed.sent().pop().unwrap();
     assert_eq!(ack.ack, peer.seq.wrapping_add(100));
@@ -1064,13 +1096,7 @@ fn flows_of_one_container_share_what_is_in_flight_and_all_go_on() {
     let shared = 128 << 10;
     let mut peer = Peer::new(Config { flight_together: 600_000, ..Config::default() });
     for port in 40_001..40_010 {
-        let syn =
-            Seg { from: end("172.17.0.2", port), seq: ISN, ack: 0, options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
-        peer.bed.input(&syn).unwrap();
-        let id = *peer.bed.world.sockets.keys().last().unwrap();
-        peer.bed.decide(id, Ok(()));
-        let (seq, ack) = (ISN.wrapping_add(1), peer.one().seq.wrapping_add(1));
-        peer.bed.input(&Seg { seq, ack, flags: ACK, options: Vec::new(), ..syn }).unwrap();
+        peer.another(port);
     }
     let data = ramp(1 << 20);
     peer.bed.world.sockets.values_mut().for_each(|sock| sock.inbox.extend(&data));
@@ -1130,16 +1156,16 @@ fn second_syn_of_a_container_that_began_anew_replaces_the_first() {
     assert!(!peer.bed.tcp.socket_ready(peer.id, ready, peer.bed.now, &mut peer.bed.world));
 }
 
-#[test]
-fn ipv6_is_the_same() {
+/// An IPv6 container that has sent its SYN.
+fn connecting_by_ipv6() -> Peer {
     let mut bed = Bed::new(Config::default());
     bed.world.gateway = Some(super::bed::addr_of("2001:db8:17::1"));
-    let model = Peer::connecting(Config::default(), &OPTIONS);
-    let (me, far) = (end("2001:db8:17::2", 40_000), end("2001:db8::5", 80));
-    let mut peer = Peer { bed, me, far, ..model };
-    let syn = Seg { options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
-    peer.bed.input(&syn).unwrap();
-    peer.id = peer.bed.socket().0;
+    Peer::between(bed, end("2001:db8:17::2", 40_000), end("2001:db8::5", 80), &OPTIONS)
+}
+
+#[test]
+fn ipv6_is_the_same() {
+    let mut peer = connecting_by_ipv6();
     peer.bed.decide(peer.id, Ok(()));
     let answer = peer.one();
     assert_eq!(answer.options[..4], [2, 4, 5, 160], "1440");
@@ -1150,19 +1176,19 @@ fn ipv6_is_the_same() {
     peer.bed.sent();
     let sent = peer.host_sends(&ramp(100_000));
     assert!(sent[0].gso == 1440 && sent[0].data.len() == 1440 * 45, "{} {}", sent[0].gso, sent[0].data.len());
-    peer.bed.tcp.detach(super::bed::PORT, peer.bed.now, &mut peer.bed.world);
-    peer.bed.sent();
-    peer.seq = peer.seq.wrapping_add(7777);
-    let syn = peer.seg(SYN, b"");
-    peer.bed.input(&syn).unwrap();
-    let id = peer.bed.socket().0;
-    peer.bed.decide(id, Err(Failure::HostUnreachable));
+}
+
+#[test]
+fn unreachable_ipv6_host_is_told_by_icmpv6() {
+    let mut peer = connecting_by_ipv6();
+    peer.bed.decide(peer.id, Err(Failure::HostUnreachable));
     let error = peer.bed.packets().remove(0);
     assert_eq!((error[6], error[40], error[41]), (58, 1, 3));
-    let (us, them) =
-        (crate::wire::addr::Addr::read6(&error, 8).unwrap(), crate::wire::addr::Addr::read6(&error, 24).unwrap());
-    let pseudo = crate::wire::checksum::pseudo_header(us, them, 58, (error.len() - 40) as u32);
-    assert_eq!(crate::wire::checksum::add(pseudo, crate::wire::checksum::sum(&error[40..])), 0xffff);
+    let (us, them) = (Addr::read6(&error, 8).unwrap(), Addr::read6(&error, 24).unwrap());
+    assert_eq!((us, them), (super::bed::addr_of("2001:db8:17::1"), peer.me.addr));
+    let pseudo = checksum::pseudo_header(us, them, 58, (error.len() - 40) as u32);
+    assert_eq!(checksum::add(pseudo, checksum::sum(&error[40..])), 0xffff);
+    peer.bed.assert_empty();
 }
 
 #[test]
