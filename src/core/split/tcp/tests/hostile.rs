@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::bed::{ACK, Bed, Endpoint, FIN, PORT, RST, SYN, Seg, end};
-use super::container::{OPTIONS, Peer};
+use super::peer::{OPTIONS, Peer};
 use crate::core::socket::{Failure, Ready};
 use crate::core::split::tcp::Config;
 use crate::core::worth::Worth;

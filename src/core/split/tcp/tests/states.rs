@@ -1,7 +1,7 @@
 //! Every state against every kind of segment (RFC 9293 3.10.7), as a table.
 
 use super::bed::{ACK, FIN, RST, SYN, Seg};
-use super::container::{OPTIONS, Peer};
+use super::peer::{ISN, OPTIONS, Peer};
 use crate::core::split::tcp::Config;
 
 /// Brings a connection into a state.
@@ -47,7 +47,7 @@ fn outcome(state: &str, kind: &str) -> String {
     let unacknowledged_fin = matches!(state, "FIN_WAIT1" | "CLOSING" | "LAST_ACK");
     let everything = peer.ack.wrapping_add(u32::from(unacknowledged_fin));
     let seg = match kind {
-        "syn again" => Seg { seq: super::container::ISN, options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") },
+        "syn again" => Seg { seq: ISN, options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") },
         "syn new" => Seg { seq: peer.seq.wrapping_add(100_000), ..peer.seg(SYN, b"") },
         "syn in window" => Seg { seq: peer.seq.wrapping_add(10), ..peer.seg(SYN, b"") },
         "rst exact" => peer.seg(RST, b""),
