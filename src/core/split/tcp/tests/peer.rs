@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::bed::{ACK, Bed, Endpoint, FIN, SYN, Seg, end};
+use super::published::Port;
 use crate::core::counters::DropReason;
 use crate::core::socket::SocketId;
 use crate::core::split::tcp::Config;
@@ -56,6 +57,15 @@ impl Peer {
         peer.seq = ISN.wrapping_add(1);
         peer.ack = answer.seq.wrapping_add(1);
         peer
+    }
+
+    /// One that is asked, by our SYN, to take a client of its published port.
+    pub fn asked(config: Config) -> Peer {
+        let mut port = Port::new(config);
+        let syn = port.client(end("203.0.113.9", 50_000)).unwrap();
+        let id = *port.bed.world.sockets.keys().last().unwrap();
+        let seq = ISN.wrapping_add(1);
+        Peer { bed: port.bed, me: syn.to, far: syn.from, seq, ack: syn.seq.wrapping_add(1), window: 0xffff, id }
     }
 
     /// One that is established.

@@ -10,13 +10,13 @@ use crate::core::split::tcp::Config;
 const READ: Ready = Ready { readable: true, writable: false, error: false };
 
 /// A published port.
-struct Port {
-    bed: Bed,
+pub struct Port {
+    pub bed: Bed,
     listener: SocketId,
 }
 
 impl Port {
-    fn new(config: Config) -> Port {
+    pub fn new(config: Config) -> Port {
         let mut bed = Bed::new(config);
         bed.tcp.listen(1, end("0.0.0.0", 8080), end("172.17.0.2", 80), NET, PORT, bed.now, &mut bed.world).unwrap();
         let (listener, sock) = bed.socket();
@@ -25,7 +25,8 @@ impl Port {
         Port { bed, listener }
     }
 
-    fn client(&mut self, peer: Endpoint) -> Option<Seg> {
+    /// A client comes; what is sent to the container.
+    pub fn client(&mut self, peer: Endpoint) -> Option<Seg> {
         let clients = &mut self.bed.world.sockets.get_mut(&self.listener).unwrap().clients;
         clients.push_back(Ok(Accepted { peer, local: end("192.0.2.10", 8080) }));
         self.ready();
