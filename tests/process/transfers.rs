@@ -25,6 +25,7 @@ pub const CLAIMS: &[Claim] = claims![
     a_wire_of_a_hundred_milliseconds_is_crossed,
     tiny_windows_are_crossed,
     segments_of_88_bytes_are_crossed,
+    what_the_way_beyond_the_host_loses_changes_no_byte needs "nft",
     a_narrow_link_behind_the_host_costs_no_retransmission needs "tc",
     a_narrow_link_behind_the_container_starves_neither_of_two needs "tc",
     readers_that_are_slow_or_stand_still_cost_no_retransmission,
@@ -201,6 +202,31 @@ fn segments_of_88_bytes_are_crossed() {
         // Less the twelve bytes of timestamps.
         assert!(told.contains("advmss:76"), "{told}");
         exchange(&near, &far, 1_000_003, 1_000_003);
+    }
+}
+
+/// Each way one frame of a hundred: the host's own TCP sends it again, and neither end hears of it.
+fn what_the_way_beyond_the_host_loses_changes_no_byte() {
+    let (case, _switch, c1, relay) = behind(Faults::of(0));
+    let ends = [(&case.host, "out0"), (&case.world, "in0")];
+    for (netns, device) in ends {
+        // Frames of the MTU, so that there are many to lose.
+        netns.ip(&format!("link set {device} gso_max_segs 1"));
+        netns.nft(&format!(
+            "table inet lossy {{\ncounter lost {{}}\nchain in {{\ntype filter hook input priority 0;\n\
+             iifname {device} meta l4proto tcp numgen random mod 100 < 1 counter name lost drop\n}}\n}}\n"
+        ));
+    }
+    for who in [Opens::Container, Opens::World] {
+        let (near, far) = open(&case, &c1, who, 8000, SILENCE);
+        exchange(&near, &far, 4 << 20, 4 << 20);
+    }
+    for (netns, device) in ends {
+        let told = netns.run("nft", &["list", "counter", "inet", "lossy", "lost"], "");
+        let lost = told.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+        let lost: u64 = lost.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{told}"));
+        eprintln!("process: {lost} frames lost on the way to {device}; {}", relay.told());
+        assert!(lost > 0, "nothing was lost on the way to {device}");
     }
 }
 
