@@ -19,7 +19,7 @@ use super::ns::Netns;
 use super::packet::Packet;
 use super::relay::Faults;
 use super::scale::two_thousand_ports;
-use super::siege::{SILENT, Siege, Silent, never_acknowledging, numbered};
+use super::siege::{SILENT, Siege, Silent, accepting, never_acknowledging, numbered};
 use super::sockets::{descriptors, is_cut};
 use super::transfers::{ANY, C1, Opens, behind, exchange, open, pour, stand_still};
 use super::{Claim, claims};
@@ -417,16 +417,9 @@ fn others_keep_what_a_cpu_burner_would_leave_them() {
     siege.hostile.nft(MUTE);
     let syns = |to| packets(&|n| Packet::syn(from(n), to));
     kept.beside(&siege, "SYNs to nobody", flood(&siege, syns(SocketAddrV4::new(SILENT, 80))));
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        // The flood that is never completed has to be accepted.
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                let _ = listener.accept_within(Duration::from_millis(100));
-            }
-        });
+    // The flood that is never completed has to be accepted.
+    accepting(&listener, || {
         kept.beside(&siege, "SYNs never completed", flood(&siege, syns(SocketAddrV4::new(SERVER, 81))));
-        over.store(true, Ordering::Relaxed);
     });
     let acknowledgements = packets(&|_| Packet::syn(own, to).numbered(seq, ack).with_tcp_flags(16));
     kept.beside(&siege, "acknowledgements", flood(&siege, acknowledgements));
