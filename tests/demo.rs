@@ -70,9 +70,14 @@ fn all_of_it_works_in_time_and_leaves_nothing() {
     assert!(output.status.success(), "{}\n{said}{complained}", output.status);
     assert_eq!(complained, "");
     assert!(took < TIME, "{took:?}");
-    let rows = said.lines().filter(|line| line.starts_with("  ✓  ")).count();
-    assert!(rows >= 13, "{rows} rows:\n{said}");
+    let rows: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("  ✓  ")).collect();
+    // By the switch with a TUN, by the one over sockets, and what both are by themselves.
+    assert_eq!(rows.len(), 13 + 5 + 1, "{said}");
     assert!(!said.contains('✗'), "{said}");
+    let by_sockets = ["TCP c3 -> world", "UDP c3 -> world", "HTTP world -> ", "TCP world -> ", "UDP world -> "];
+    for (row, begins) in rows[13..].iter().zip(by_sockets) {
+        assert!(row.starts_with(begins) && (row.contains(" by a host socket ") || row.contains(" -> c3 ")), "{row}");
+    }
     for part in [
         "172.17.0.3 is at 02:42:ac:11:00:03",
         " is seen as 192.0.2.10:",
