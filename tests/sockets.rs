@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -237,8 +237,8 @@ fn end_after_kill(finished: bool) -> Result<Vec<u8>, std::io::ErrorKind> {
         1
     })
     .expect("a child");
-    let (mut peer, _) = listener.accept().expect("accepted");
     assert!(process::wait_readable(&said, PATIENCE).expect("polled"), "the child says nothing");
+    let (mut peer, _) = listener.accept().expect("it has connected, and sent");
     child.kill().expect("killed");
     child.wait(PATIENCE).expect("waited").expect("ended");
     to_end(&mut peer)
@@ -314,14 +314,16 @@ fn segments_are_as_long_as_the_containers_link_takes() {
     }
 }
 
-/// How long the kernel makes them.
+/// How long the kernel makes them: TCP_MAXSEG of a connection (tcp(7)).
+#[expect(unsafe_code, reason = "an option that no safe crate reads")]
 fn segments_of(stream: &TcpStream) -> u32 {
-    let (from, to) = (stream.local_addr().expect("an address"), stream.peer_addr().expect("connected"));
-    let words = ["-tinH", "src", &from.to_string(), "and", "dst", &to.to_string()];
-    let ss = std::process::Command::new("ss").args(words).output().expect("ss, of iproute2");
-    let told = String::from_utf8_lossy(&ss.stdout).into_owned();
-    let mss = told.split_whitespace().find_map(|word| word.strip_prefix("mss:"));
-    mss.unwrap_or_else(|| panic!("{told}")).parse().expect("a number")
+    let mut told: libc::c_int = 0;
+    let mut length = size_of_val(&told) as libc::socklen_t;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_MAXSEG);
+    // SAFETY: `told` is a live int, `length` its size and live too.
+    let done = unsafe { libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut told).cast(), &raw mut length) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    u32::try_from(told).expect("a length")
 }
 
 // S27
