@@ -349,7 +349,7 @@ pub(super) fn idle_session(idle: Duration) {
         .into_iter()
         .map(|(client, server, address)| {
             let mut sshd = program(server, "unshare", &["-m", "sh", "-c", &start]);
-            sshd.stderr(fs::File::create(case.directory.join("sshd.log")).expect("ours"));
+            sshd.stderr(fs::File::create(case.directory.join(format!("sshd-{address}.log"))).expect("ours"));
             let server = Server::start(server, sshd, 2222);
             let key = format!("{here}/user");
             let options = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"];
@@ -369,7 +369,7 @@ pub(super) fn idle_session(idle: Duration) {
             writeln!(say, "{when}").unwrap_or_else(|error| panic!("{address}, {when}: {error}"));
             let mut line = String::new();
             hear.read_line(&mut line).unwrap_or_else(|error| panic!("{address}, {when}: {error}"));
-            let log = fs::read_to_string(case.directory.join("sshd.log")).unwrap_or_default();
+            let log = fs::read_to_string(case.directory.join(format!("sshd-{address}.log"))).unwrap_or_default();
             assert_eq!(line.trim(), when, "{address}: {log}");
         }
     };
