@@ -81,7 +81,6 @@ fn a_thousand_ports_hear_one_question() {
     assert_eq!(hear_one_question(&namespaces, &asker), 1000);
     let resident = switch.resident();
     eprintln!("process: 1,000 ports attached in {took:?}, {resident} KiB resident");
-    assert!(took < Duration::from_secs(20), "{took:?}");
     assert!(resident < 64 * 1024, "{resident} KiB resident in all processes");
     let out = Pair::new((&asking, C1), (&case.world, SERVER));
     out.ask();
@@ -144,19 +143,24 @@ fn a_storm_is_bounded_and_others_go_on() {
     }
     thread::sleep(Duration::from_secs(1));
     let began = (Instant::now(), received(&c3));
-    let mut answered = 0;
-    while began.0.elapsed() < Duration::from_secs(2) {
-        answered += u32::from(pair.reaches(Duration::from_millis(500)));
-    }
+    const QUESTIONS: u64 = 50;
+    let (mut asked, mut answered) = (0, 0);
+    within(Duration::from_secs(15), "others are answered", || {
+        asked += 1;
+        answered += u64::from(pair.reaches(Duration::from_millis(500)));
+        answered == QUESTIONS
+    });
+    let asking = began.0.elapsed();
+    thread::sleep(Duration::from_secs(1));
     // Less the questions themselves.
-    let rate = (received(&c3) - began.1 - u64::from(answered)) as f64 / began.0.elapsed().as_secs_f64();
+    let (heard, during) = (received(&c3) - began.1 - asked, began.0.elapsed());
     let dropped = switch.drops("looped", "flood-rate");
     eprintln!(
-        "process: a storm of {rate:.0} frames/s at a bystander, {dropped} dropped by the rate, {answered} questions answered in two seconds"
+        "process: a storm of {heard} frames at a bystander in {during:?}, {dropped} dropped by the rate, {answered} of {asked} questions answered in {asking:?}"
     );
-    assert!(answered > 20, "{answered} answers in two seconds of storm");
-    // Two ports at 20,000 a second each.
-    assert!(rate < 45_000.0, "{rate} frames a second");
+    assert!(heard > 2_000, "there is no storm: {heard} frames");
+    // Two ports at 20,000 a second each, and as much at once when they were silent before.
+    assert!(heard <= 2 * 20_000 * (during.as_secs() + 2), "{heard} frames in {during:?}");
     assert!(switch.is_running());
 }
 
