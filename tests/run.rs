@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -38,6 +38,8 @@ const SOON: Duration = Duration::from_secs(15);
 const ROLE: &str = "PONTOON_RUN_ROLE";
 
 const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The host's own address, where the uplink is its sockets.
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 112);
 
 fn main() {
     if let Some(role) = std::env::var_os(ROLE) {
@@ -82,6 +84,8 @@ fn main() {
         ctrl_z_stops_the_job_but_not_the_switch_and_fg_continues_it,
         a_pipeline_keeps_its_terminal,
         two_at_once_do_not_meet,
+        a_published_port_is_reached_at_the_hosts_own_address,
+        the_command_reaches_the_host_network_by_sockets,
         a_published_port_is_reached_by_the_uplink,
         a_port_that_was_not_named_is_told_before_the_command_begins,
         name_servers_that_cannot_be_reached_are_told_of_once,
@@ -230,6 +234,59 @@ fn two_at_once_do_not_meet() {
         assert_eq!(wait(child).code(), Some(0));
     }
     assert_no_child();
+}
+
+fn a_published_port_is_reached_at_the_hosts_own_address() {
+    in_namespaces(|| {
+        host_with_an_address();
+        let mut child = ours_as("serve", &["-p", "8080:80", "--dns", "192.0.2.53"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run");
+        until_line(&mut child, "ready");
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((HOST, 8080)), SOON).expect("connected");
+        stream.set_read_timeout(Some(SOON)).expect("a socket");
+        let own = stream.local_addr().expect("connected");
+        let mut said = String::new();
+        stream.read_to_string(&mut said).expect("a word");
+        assert_eq!(said, format!("You are 172.17.0.1:{}.", own.port()), "the host itself is shown as the gateway");
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let mut complained = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut complained).expect("text");
+        assert_eq!(complained, "");
+    });
+}
+
+fn the_command_reaches_the_host_network_by_sockets() {
+    in_namespaces(|| {
+        host_with_an_address();
+        let listener = TcpListener::bind((HOST, 7000)).expect("an address of ours");
+        let mut child = ours_as("call", &["--dns", "192.0.2.53"])
+            .arg(format!("{HOST}:7000"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("run");
+        assert!(process::wait_readable(&listener, SOON).expect("polled"), "nobody calls");
+        let (mut stream, client) = listener.accept().expect("a call");
+        assert_eq!(client.ip(), HOST, "a socket of the host's");
+        stream.set_read_timeout(Some(SOON)).expect("a socket");
+        let mut said = String::new();
+        stream.read_to_string(&mut said).expect("the whole question");
+        assert_eq!(said, "Who are you?");
+        stream.write_all(b"The host.").expect("answered");
+        drop(stream);
+        until_line(&mut child, "The host.");
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let devices = std::fs::read_to_string("/proc/thread-self/net/dev").expect("/proc");
+        assert_eq!(devices.lines().skip(2).count(), 1, "the host has got no device: {devices}");
+    });
+}
+
+/// Gives the namespace's own `lo` an address that is not of 127.0.0.0/8.
+fn host_with_an_address() {
+    let addresses = vec![format!("{HOST}/32").parse().expect("a cidr")];
+    netcfg::apply("lo", &netcfg::Config { addresses, ..Default::default() }, false).expect("ours to set");
 }
 
 fn a_published_port_is_reached_by_the_uplink() {
@@ -617,6 +674,16 @@ fn play(role: &OsString) -> i32 {
             println!("ready");
             let (mut stream, client) = listener.accept().expect("a client");
             write!(stream, "You are {client}.").expect("said");
+        }
+        Some("call") => {
+            let to: SocketAddr = std::env::args().nth(1).expect("whom").parse().expect("an address");
+            let mut stream = TcpStream::connect_timeout(&to, SOON).expect("connected");
+            stream.set_read_timeout(Some(SOON)).expect("a socket");
+            stream.write_all(b"Who are you?").expect("asked");
+            stream.shutdown(Shutdown::Write).expect("connected");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            println!("{answer}");
         }
         Some("orphan") => {
             rustix::process::set_parent_process_death_signal(None).expect("no conditions");
