@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ pub const CLAIMS: &[Claim] = claims![
     iperf3_crosses_host_sockets_every_way needs "iperf3",
     a_page_of_twenty_megabytes_arrives_byte_for_byte needs "curl" "python3",
     a_published_port_is_reached_from_loopback_the_host_and_beyond needs "curl",
+    a_client_by_ipv6_reaches_a_container_of_ipv4,
     a_published_udp_port_answers_from_the_address_that_was_asked,
     a_container_that_comes_back_is_soon_heard_again,
     ping_crosses_small_and_large needs "ping",
@@ -168,6 +169,52 @@ fn a_published_port_is_reached_from_loopback_the_host_and_beyond() {
             client.name()
         );
     }
+}
+
+// S27
+fn a_client_by_ipv6_reaches_a_container_of_ipv4() {
+    let (case, c1, switch) = one(&[]);
+    for (netns, device) in [(&case.host, "lo"), (&case.host, "out0"), (&case.world, "in0")] {
+        netns.sysctl(&format!("ipv6.conf.{device}.disable_ipv6"), "0");
+    }
+    case.host.ip("addr add 2001:db8::112/64 dev out0 nodad");
+    case.world.ip("addr add 2001:db8::1/64 dev in0 nodad");
+    let (tcp, udp) = (c1.listen(at(C1, 80)), c1.udp(at(C1, 7)));
+    // On all addresses, and on that of loopback alone.
+    switch.tell(&["publish", "c1", "8080:80", "[::1]:8081:80", "7000:7/udp", "[::1]:7001:7/udp"]);
+    for (client, asked) in [
+        (&case.host, "[::1]:8080"),
+        (&case.host, "[::1]:8081"),
+        (&case.host, "[2001:db8::112]:8080"),
+        (&case.world, "[2001:db8::112]:8080"),
+    ] {
+        let asked: SocketAddr = asked.parse().expect("an address");
+        let near = client.enter(|| TcpStream::connect_timeout(&asked, CONNECTS));
+        let near = near.unwrap_or_else(|error| panic!("{asked}: {error}"));
+        near.set_read_timeout(Some(SOON)).expect("a socket");
+        let (far, from) = tcp.accept().unwrap_or_else(|error| panic!("{asked}: {error}"));
+        assert_eq!(from.ip(), IpAddr::V4(GATEWAY), "{asked}: whom no address of IPv4 names is shown as the gateway");
+        say(&near, &far, "hello").expect("heard");
+        say(&far, &near, "hello to you").expect("heard");
+    }
+    for (client, asked) in
+        [(&case.host, "[::1]:7000"), (&case.host, "[::1]:7001"), (&case.world, "[2001:db8::112]:7000")]
+    {
+        let asker = client.enter(|| UdpSocket::bind("[::]:0")).expect("a port");
+        asker.set_read_timeout(Some(SOON)).expect("a socket");
+        asker.connect(asked).expect("a route");
+        asker.send(b"are you there").expect("sent");
+        let from = udp.echo().unwrap_or_else(|error| panic!("{asked}: {error}"));
+        assert_eq!(from.ip(), IpAddr::V4(GATEWAY), "{asked}");
+        let mut heard = [0; 32];
+        let length = asker.recv(&mut heard).unwrap_or_else(|error| panic!("{asked}: {error}"));
+        assert_eq!(&heard[..length], b"are you there");
+    }
+    // And not beyond: there [::1] is another's.
+    let beyond = case.world.enter(|| {
+        TcpStream::connect_timeout(&SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x112], 8081)), CONNECTS)
+    });
+    assert_eq!(told(beyond.map(|_| "connected")), "refused");
 }
 
 // S18, S25
