@@ -48,7 +48,6 @@ pub const CLAIMS: &[Claim] = claims![
     errors_of_routers_are_told_as_often_as_they_tell_them needs "nft",
     a_changed_route_is_taken_by_new_connections_and_next_datagrams,
     three_thousand_connections_leave_no_descriptor,
-    readers_that_stand_still_lose_nothing,
 ];
 
 const C1: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
@@ -943,38 +942,4 @@ fn three_thousand_connections_leave_no_descriptor() {
         });
     }
     within(Duration::from_secs(5), "all descriptors are closed", || descriptors(&switch) <= before);
-}
-
-fn readers_that_stand_still_lose_nothing() {
-    let (case, c1, switch) = one(&[]);
-    switch.tell(&["publish", "c1", "8080:80"]);
-    let (near, far) = connected(&c1, (&case.world, SERVER), 80);
-    let inside = c1.listen(at(C1, 80));
-    let client = case.world.connect(ANY, at(HOST, 8080), CONNECTS).expect("connected");
-    let accepted = inside.accept().expect("connected").0;
-    let page = pattern(24);
-    let streams = [("out", near, far), ("in", accepted, client)];
-    for (_, inner, outer) in &streams {
-        for stream in [inner, outer] {
-            stream.set_write_timeout(None).expect("a socket");
-        }
-    }
-    thread::scope(|scope| {
-        for (way, inner, outer) in &streams {
-            for (direction, mut from, mut to) in [("to the host", inner, outer), ("to the container", outer, inner)] {
-                let page = &page;
-                scope.spawn(move || {
-                    from.write_all(page).unwrap_or_else(|error| panic!("{way}, {direction}: {error}"));
-                    from.shutdown(Shutdown::Write).expect("connected");
-                });
-                scope.spawn(move || {
-                    thread::sleep(Duration::from_secs(10));
-                    let mut heard = Vec::new();
-                    let end = to.read_to_end(&mut heard);
-                    assert!(end.is_ok(), "{way}, {direction}: {end:?} after {} bytes", heard.len());
-                    assert!(heard == *page, "{way}, {direction}: {} of {} bytes", heard.len(), page.len());
-                });
-            }
-        }
-    });
 }
