@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::bed::{Case, GATEWAY, HOST, PEER, PROGRAM, SERVER, Switch, soon, within};
-use super::ns::{Netns, SOON, kill_group, readable, say, told};
+use super::ns::{Listener, Netns, SOON, Udp, kill_group, readable, say, told};
 use super::programs::{burst, iperf3, program, run};
 use super::refusals::refused;
 use super::{Claim, claims};
@@ -37,16 +37,26 @@ pub const CLAIMS: &[Claim] = claims![
     a_request_that_ends_first_gets_its_whole_answer needs "nc",
     the_hosts_loopback_is_reached_by_its_own_address_alone,
     a_port_below_1024_without_the_right_is_refused_in_a_line needs "setpriv",
-    a_port_that_cannot_be_had_leaves_nothing_published,
+    a_port_of_another_program_refuses_the_whole,
+    a_port_above_65535_is_a_wrong_command_line,
+    a_port_twice_or_published_already_refuses_the_whole,
+    a_foreign_address_refuses_the_whole,
+    what_was_refused_can_be_had_afterwards,
     a_range_beyond_the_descriptors_is_refused_in_a_line,
     five_thousand_ports_are_published_at_once_and_all_lead_inside,
     a_port_that_is_not_named_is_chosen_among_the_hosts_free_ones_and_told,
+    of_a_range_for_one_port_the_lowest_free_one_is_told,
+    a_chosen_port_leads_inside_and_is_withdrawn_by_what_was_asked_or_told,
+    a_chosen_port_is_told_by_attach_and_inspect,
     one_port_is_published_on_distinct_loopback_addresses,
     flows_name_the_peer,
     flows_tell_all_that_is_known_of_a_connection,
+    a_reset_that_waits_for_its_container_is_told_by_flows,
     an_urgent_byte_is_marked_inside,
-    errors_of_routers_are_told_as_often_as_they_tell_them needs "nft",
+    what_a_host_says_at_its_own_rate_is_told_at_that_rate,
+    where_nobody_limits_errors_none_is_lost_on_the_way needs "nft",
     a_changed_route_is_taken_by_new_connections_and_next_datagrams,
+    where_no_way_is_left_that_is_told_at_once,
     three_thousand_connections_leave_no_descriptor,
 ];
 
@@ -240,7 +250,7 @@ fn a_published_udp_port_answers_from_the_address_that_was_asked() {
 }
 
 /// Asks until there is an answer; how long that took.
-fn until_answered(asker: &super::ns::Udp, echo: &super::ns::Udp, to: SocketAddrV4) -> Duration {
+fn until_answered(asker: &Udp, echo: &Udp, to: SocketAddrV4) -> Duration {
     let began = Instant::now();
     within(SOON, "an answer", || {
         // An error here was told of an earlier question.
@@ -609,43 +619,64 @@ fn a_port_below_1024_without_the_right_is_refused_in_a_line() {
 }
 
 // D16, S60
-fn a_port_that_cannot_be_had_leaves_nothing_published() {
-    let (case, c1, switch) = one(&[]);
-    {
-        let _taken = (case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8081)), case.host.udp(at(HOST, 8082)));
-        for words in [&["publish", "c1", "8080:80", "8081:80"][..], &["publish", "c1", "8080:80", "8082:80/udp"]] {
-            refused(words, &switch.say(words), 1, &["another program of the host has this port", &words[3][..4]]);
-            nothing_published(&case, &switch, &[8080]);
-        }
-    }
-    {
-        let _taken = case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8105));
-        let words = ["publish", "c1", "8100-8110:80-90"];
-        refused(&words, &switch.say(&words), 1, &["another program of the host has this port", ":8105/tcp"]);
-        nothing_published(&case, &switch, &[8100, 8104, 8106, 8110]);
-    }
-    for (words, why) in [
-        (["publish", "c1", "65530-65536:80-86"], "'65536' is not a port; write a number from 1 to 65535"),
-        (["publish", "c1", "65530-65535:65531-65536"], "'65536' is not a port; write a number from 1 to 65535"),
+fn a_port_of_another_program_refuses_the_whole() {
+    let (case, _c1, switch) = one(&[]);
+    let _taken = (case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8081)), case.host.udp(at(HOST, 8082)));
+    let _in_the_middle = case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8105));
+    for (ports, which) in [
+        (&["8080:80", "8081:80"][..], ":8081/tcp"),
+        (&["8080:80", "8082:80/udp"], ":8082/udp"),
+        (&["8080:80", "8100-8110:80-90"], ":8105/tcp"),
     ] {
-        refused(&words, &switch.say(&words), 2, &[why]);
+        let words = [&["publish", "c1"], ports].concat();
+        refused(&words, &switch.say(&words), 1, &["another program of the host has this port", which]);
+        nothing_published(&case, &switch, &[8080, 8100, 8104, 8106, 8110]);
     }
-    let words = ["publish", "c1", "8100-8110:80-90", "8110-8111:80-81"];
-    refused(&words, &switch.say(&words), 1, &["host port 8110 is there twice"]);
+}
+
+fn a_port_above_65535_is_a_wrong_command_line() {
+    let (_case, _c1, switch) = one(&[]);
+    for ports in ["65530-65536:80-86", "65530-65535:65531-65536"] {
+        let words = ["publish", "c1", ports];
+        refused(&words, &switch.say(&words), 2, &["'65536' is not a port; write a number from 1 to 65535"]);
+    }
+}
+
+// D16, S60
+fn a_port_twice_or_published_already_refuses_the_whole() {
+    let (case, _c1, switch) = one(&[]);
+    for (ports, port) in
+        [(&["8100-8110:80-90", "8110-8111:80-81"][..], "8110"), (&["8080:80", "8083:80", "8080:81"], "8080")]
+    {
+        let words = [&["publish", "c1"], ports].concat();
+        refused(&words, &switch.say(&words), 1, &[&format!("host port {port} is there twice")]);
+        nothing_published(&case, &switch, &[8080, 8083, 8100, 8110, 8111]);
+    }
     switch.tell(&["publish", "c1", "8104-8106:80-82"]);
     let words = ["publish", "c1", "8100-8110:80-90"];
     refused(&words, &switch.say(&words), 1, &[":8104/tcp", "already allocated by 'c1'"]);
+    assert_eq!(switch.list("published").len(), 3, "what was published is");
     switch.tell(&["unpublish", "c1", "8104-8106:80-82"]);
     nothing_published(&case, &switch, &[8100, 8104, 8106, 8110]);
-    let words = ["publish", "c1", "8080:80", "8083:80", "8080:81"];
-    refused(&words, &switch.say(&words), 1, &["8080"]);
-    nothing_published(&case, &switch, &[8080, 8083]);
+}
+
+// D16
+fn a_foreign_address_refuses_the_whole() {
+    let (case, _c1, switch) = one(&[]);
     let words = ["publish", "c1", "8080:80", "203.0.113.77:8083:80"];
     refused(&words, &switch.say(&words), 1, &["203.0.113.77", "none of ours"]);
     nothing_published(&case, &switch, &[8080, 8083]);
-    // And then they can be had.
+}
+
+fn what_was_refused_can_be_had_afterwards() {
+    let (case, c1, switch) = one(&[]);
+    let taken = case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8081));
+    let words = ["publish", "c1", "8080:80", "8081:80"];
+    refused(&words, &switch.say(&words), 1, &["another program of the host has this port"]);
+    drop(taken);
+    // Between its fork and its exec, a child of another claim holds a copy of that listener.
+    soon("it can be had", || switch.say(&words).status == Some(0));
     let inside = c1.listen(at(C1, 80));
-    switch.tell(&["publish", "c1", "8080:80", "8081:80"]);
     for port in [8080, 8081] {
         let near = case.world.connect(ANY, at(HOST, port), CONNECTS).expect("connected");
         say(&near, &inside.accept().expect("connected").0, "hello").expect("heard");
@@ -701,27 +732,45 @@ fn five_thousand_ports_are_published_at_once_and_all_lead_inside() {
     soon("nothing of them is open", || descriptors(&switch) < 100);
 }
 
-// D14
-fn a_port_that_is_not_named_is_chosen_among_the_hosts_free_ones_and_told() {
+/// As [`one`], of a host that has two ports to give, the second for TCP on all of its addresses and the first for UDP; and what
+/// holds the others.
+fn with_two_ports_to_give() -> (Case, Netns, Switch, (Listener, Udp)) {
     let case = Case::new();
     case.connect_host();
+    // The switch looks at it when it starts.
     case.host.sysctl("ipv4.ip_local_port_range", "40000 40001");
+    let taken = (case.host.listen(at(HOST, 40_000)), case.host.udp(at(HOST, 40_001)));
     let c1 = case.netns("c1");
     let switch = case.switch_over_sockets(&[]);
     switch.attach("c1", &c1, &[]);
-    let _taken = (case.host.listen(at(HOST, 40_000)), case.host.udp(at(HOST, 40_001)));
+    (case, c1, switch, taken)
+}
+
+// D14
+fn a_port_that_is_not_named_is_chosen_among_the_hosts_free_ones_and_told() {
+    let (case, _c1, switch, _taken) = with_two_ports_to_give();
     assert_eq!(switch.tell(&["publish", "c1", "80"]), "80/tcp -> 0.0.0.0:40001\n");
     assert_eq!(switch.tell(&["publish", "c1", "80/udp"]), "80/udp -> 0.0.0.0:40000\n");
     let words = ["publish", "c1", "8080:80", "81"];
     refused(&words, &switch.say(&words), 1, &["0.0.0.0:40000-40001/tcp", "all ports are allocated"]);
     drop(case.host.listen(at(Ipv4Addr::UNSPECIFIED, 8080)));
-    // On one address the other is free, and of a range the lowest that is.
+    assert_eq!(switch.tell(&["publish", "c1", "127.0.0.1::81"]), "81/tcp -> 127.0.0.1:40000\n", "there it is free");
+}
+
+// D14
+fn of_a_range_for_one_port_the_lowest_free_one_is_told() {
+    let (case, _c1, switch) = one(&[]);
     let _lowest = case.host.listen(at(Ipv4Addr::UNSPECIFIED, 7000));
-    let told = switch.tell(&["publish", "c1", "127.0.0.1::81", "7000-7009:80", "8080:80"]);
-    assert_eq!(told, "81/tcp -> 127.0.0.1:40000\n80/tcp -> 0.0.0.0:7001\n");
+    assert_eq!(switch.tell(&["publish", "c1", "7000-7009:80", "8080:80"]), "80/tcp -> 0.0.0.0:7001\n");
+}
+
+// D14
+fn a_chosen_port_leads_inside_and_is_withdrawn_by_what_was_asked_or_told() {
+    let (case, c1, switch, _taken) = with_two_ports_to_give();
+    switch.tell(&["publish", "c1", "80", "80/udp", "127.0.0.1::81", "7000-7009:80"]);
     let inside = (c1.listen(at(C1, 80)), c1.listen(at(C1, 81)));
     for (client, to, listener) in
-        [(&case.world, at(HOST, 7001), &inside.0), (&case.host, at(Ipv4Addr::LOCALHOST, 40_000), &inside.1)]
+        [(&case.world, at(HOST, 7000), &inside.0), (&case.host, at(Ipv4Addr::LOCALHOST, 40_000), &inside.1)]
     {
         // By a port of its own: the host has none left to give.
         let near = client
@@ -729,10 +778,14 @@ fn a_port_that_is_not_named_is_chosen_among_the_hosts_free_ones_and_told() {
             .unwrap_or_else(|error| panic!("{to}: {error}"));
         say(&near, &listener.accept().expect("connected").0, "hello").expect("heard");
     }
-    // By what was asked, and by what was told.
-    switch.tell(&["unpublish", "c1", "80/udp", "127.0.0.1:40000:81/tcp", "7000-7009:80", "8080:80", "40001:80"]);
+    switch.tell(&["unpublish", "c1", "80/udp", "127.0.0.1:40000:81/tcp", "7000-7009:80", "40001:80"]);
     // The ports that a connection came by may take a moment.
-    nothing_published(&case, &switch, &[40_001, 8080]);
+    nothing_published(&case, &switch, &[40_001]);
+}
+
+// D14
+fn a_chosen_port_is_told_by_attach_and_inspect() {
+    let (case, _c1, switch, _taken) = with_two_ports_to_give();
     let c2 = case.netns("c2");
     let path = c2.path().display().to_string();
     let told = switch.tell(&["attach", "c2", "--netns", &path, "-p", "80", "-p", "8081:81"]);
@@ -782,7 +835,7 @@ fn flows_name_the_peer() {
 
 fn flows_tell_all_that_is_known_of_a_connection() {
     let (case, c1, switch) = one(&[]);
-    let (near, mut far) = connected(&c1, (&case.world, SERVER), 80);
+    let (near, far) = connected(&c1, (&case.world, SERVER), 80);
     say(&near, &far, "hello").expect("heard");
     say(&far, &near, "and hello").expect("heard");
     soon("it is acknowledged", || switch.list("flows")[0]["reply"]["bytes"] == 9);
@@ -794,6 +847,11 @@ fn flows_tell_all_that_is_known_of_a_connection() {
     assert_eq!((&socket["peer"], &socket["peer_port"]), (&"198.51.100.5".into(), &80.into()));
     assert!(socket["age_seconds"].is_u64() && socket["error"].is_null(), "{socket}");
     assert_eq!((&socket["window"], &socket["retransmits"]), (&262_144.into(), &0.into()));
+}
+
+fn a_reset_that_waits_for_its_container_is_told_by_flows() {
+    let (case, c1, switch) = one(&[]);
+    let (near, mut far) = connected(&c1, (&case.world, SERVER), 80);
     // The container reads nothing, so what came before the far side's reset waits, and the reset with it.
     far.set_nonblocking(true).expect("a socket");
     let block = [7; 65_536];
@@ -829,33 +887,39 @@ fn an_urgent_byte_is_marked_inside() {
     assert_eq!(&rest, b"abcd");
 }
 
-fn errors_of_routers_are_told_as_often_as_they_tell_them() {
+/// How many of `rounds` datagrams to a port where nobody listens are refused, each from a socket of its own.
+fn refusals(c1: &Netns, rounds: usize, patience: Duration) -> usize {
+    let answers = (0..rounds).map(|_| {
+        let asker = c1.udp(ANY);
+        asker.connect(at(SERVER, 81));
+        asker.send("hello", at(SERVER, 81)).expect("sent");
+        told(asker.recv_within(patience).map(|(text, _)| text))
+    });
+    answers.filter(|heard| heard == "refused").count()
+}
+
+/// Linux says six things to a host at once, and then one a second (net.ipv4.icmp_ratelimit).
+fn what_a_host_says_at_its_own_rate_is_told_at_that_rate() {
+    let (_case, c1, _switch) = one(&[]);
+    let began = Instant::now();
+    assert_eq!(refusals(&c1, 6, SOON), 6, "at once");
+    let heard = refusals(&c1, 4, Duration::from_millis(100));
+    let seconds = began.elapsed().as_secs() as usize;
+    assert!(heard <= seconds + 1, "{heard} more in {seconds} s and a part of one");
+}
+
+fn where_nobody_limits_errors_none_is_lost_on_the_way() {
     let (case, c1, _switch) = one(&[]);
+    case.world.sysctl("ipv4.icmp_ratelimit", "0");
+    assert_eq!(refusals(&c1, 30, SOON), 30, "datagrams");
     case.world.sysctl("ipv4.ip_forward", "1");
-    // A rule, and no unreachable route: that tells five things at once and then one a second, whatever the sysctl below
+    // A rule, and no unreachable route: that tells five things at once and then one a second, whatever the sysctl above
     // says (net.ipv4.route.error_burst and error_cost, which no namespace has).
     case.world.ip("route add 203.0.113.1/32 dev lo");
     case.world.nft(
         "table ip way {\nchain on {\ntype filter hook forward priority 0;\n\
          ip daddr 203.0.113.1 reject with icmp type host-unreachable\n}\n}",
     );
-    let refused = |rounds, patience| {
-        let answers = (0..rounds).map(|_| {
-            let asker = c1.udp(ANY);
-            asker.connect(at(SERVER, 81));
-            asker.send("hello", at(SERVER, 81)).expect("sent");
-            told(asker.recv_within(patience).map(|(text, _)| text))
-        });
-        answers.filter(|heard| heard == "refused").count()
-    };
-    // Linux says six things to a host at once, and then one a second (net.ipv4.icmp_ratelimit).
-    let began = Instant::now();
-    assert_eq!(refused(6, SOON), 6, "at once");
-    let heard = refused(4, Duration::from_millis(100));
-    let seconds = began.elapsed().as_secs() as usize;
-    assert!(heard <= seconds + 1, "{heard} more in {seconds} s and a part of one");
-    case.world.sysctl("ipv4.icmp_ratelimit", "0");
-    assert_eq!(refused(30, SOON), 30, "where nobody limits, nothing is lost on the way");
     let answers: Vec<_> = (0..20)
         .map(|_| c1.connect(ANY, at([203, 0, 113, 1].into(), 80), CONNECTS).map(|_| "connected"))
         .map(told)
@@ -865,12 +929,12 @@ fn errors_of_routers_are_told_as_often_as_they_tell_them() {
 
 /// A VPN comes up, or a laptop moves: the host has another way out, and another address on it.
 fn a_changed_route_is_taken_by_new_connections_and_next_datagrams() {
-    let (case, c1, switch) = one(&[]);
+    let (case, c1, _switch) = one(&[]);
     let (old, vpn) = (Ipv4Addr::new(192, 0, 2, 112), Ipv4Addr::new(192, 0, 2, 130));
     let beyond = case.netns("beyond");
     case.host.ip(&format!("link add vpn0 type veth peer name in0 netns {}", beyond.name()));
     beyond.ip(&format!("addr add {SERVER}/32 dev lo\naddr add 192.0.2.129/25 dev in0\nlink set in0 up"));
-    let from = |udp: &super::ns::Udp| udp.recv_within(SOON).expect("asked").1.ip();
+    let from = |udp: &Udp| udp.recv_within(SOON).expect("asked").1.ip();
 
     let asker = c1.udp(ANY);
     let servers = [case.world.udp(at(SERVER, 53)), beyond.udp(at(SERVER, 53))];
@@ -890,11 +954,18 @@ fn a_changed_route_is_taken_by_new_connections_and_next_datagrams() {
     asker.send("three", at(SERVER, 53)).expect("sent");
     assert_eq!(from(&servers[0]), IpAddr::V4(old));
     say(&near, &far, "still here").expect("what was connected by the old way goes on by it");
-    // And where there is no way any more, that is told at once.
+}
+
+fn where_no_way_is_left_that_is_told_at_once() {
+    let (case, c1, switch) = one(&[]);
+    let (asker, server) = (c1.udp(ANY), case.world.udp(at(SERVER, 53)));
+    asker.send("one", at(SERVER, 53)).expect("sent");
+    server.recv().expect("asked");
     case.host.ip("route del default");
     let to = at(SERVER, 80);
     assert_eq!(told(c1.connect(ANY, to, CONNECTS).map(|_| "connected")), "network unreachable");
-    asker.send("four", at(SERVER, 53)).expect("sent");
+    // Also what goes by a flow that there is.
+    asker.send("two", at(SERVER, 53)).expect("sent");
     soon("it is counted", || switch.drops("c1", "no-route") >= 2);
 }
 
