@@ -238,7 +238,7 @@ fn end_after_kill(finished: bool) -> Result<Vec<u8>, std::io::ErrorKind> {
     })
     .expect("a child");
     assert!(process::wait_readable(&said, PATIENCE).expect("polled"), "the child says nothing");
-    let (mut peer, _) = listener.accept().expect("it has connected, and sent");
+    let (mut peer, _) = called(&listener);
     child.kill().expect("killed");
     child.wait(PATIENCE).expect("waited").expect("ended");
     to_end(&mut peer)
@@ -301,7 +301,7 @@ fn segments_are_as_long_as_the_containers_link_takes() {
         let far = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let id = host.id();
         host.sockets.connect(id, endpoint(far.local_addr().expect("an address")), MARK, mss).expect("connecting");
-        let (accepted, _) = far.accept().expect("accepted");
+        let (accepted, _) = called(&far);
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
         let listener = host.id();
         host.sockets.listen(listener, Endpoint { addr: addr("127.0.0.1"), port }, mss).expect("listening");
@@ -486,7 +486,7 @@ fn local_ports_come_from_changing_windows() {
     for _ in 0..32 {
         let id = host.id();
         host.sockets.connect(id, to, MARK, MSS).expect("connecting");
-        let (peer, from) = listener.accept().expect("accepted");
+        let (peer, from) = called(&listener);
         assert!((first..=last).contains(&from.port()));
         windows.insert((from.port() - first) / 64);
         host.sockets.close(id, Close::Reset);
@@ -506,7 +506,7 @@ fn a_full_window_of_ports_gives_way_to_the_next() {
     for _ in 0..128 {
         let id = host.id();
         host.sockets.connect(id, to, MARK, MSS).expect("a port is left");
-        let (peer, from) = listener.accept().expect("accepted");
+        let (peer, from) = called(&listener);
         ports.insert(from.port());
         peers.push(peer);
     }
@@ -548,7 +548,7 @@ fn connections_leave_from_the_address_that_was_chosen() {
     let listener = TcpListener::bind("192.0.2.1:0").expect("a listener");
     let id = host.id();
     host.sockets.connect(id, endpoint(listener.local_addr().expect("its address")), MARK, MSS).expect("connecting");
-    let (_peer, from) = listener.accept().expect("accepted");
+    let (_peer, from) = called(&listener);
     assert_eq!(endpoint(from).addr, addr("192.0.2.2"));
 
     let peer = receiver("192.0.2.1");
@@ -1054,7 +1054,7 @@ impl Host {
         self.sockets.connect(id, to, MARK, MSS).expect("connecting");
         self.wait(id, |ready| ready.writable);
         assert_eq!(self.sockets.outcome(id), Ok(()));
-        let (peer, _) = listener.accept().expect("accepted");
+        let (peer, _) = called(&listener);
         peer.set_read_timeout(Some(PATIENCE)).expect("set");
         (id, peer)
     }
@@ -1160,6 +1160,12 @@ impl Drop for NoDescriptors {
 fn descriptors() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc/self/fd").expect("/proc");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Accepts whoever connects, which is to be soon.
+fn called(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    assert!(process::wait_readable(listener, PATIENCE).expect("polled"), "nobody connects");
+    listener.accept().expect("accepted")
 }
 
 fn duplicate(fd: i32) -> Option<OwnedFd> {
