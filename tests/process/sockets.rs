@@ -249,10 +249,9 @@ fn a_published_udp_port_answers_from_the_address_that_was_asked() {
     }
 }
 
-/// Asks until there is an answer; how long that took.
-fn until_answered(asker: &Udp, echo: &Udp, to: SocketAddrV4) -> Duration {
-    let began = Instant::now();
-    within(SOON, "an answer", || {
+/// Asks until there is an answer. A flow that nobody uses is kept for longer than that may take.
+fn until_answered(what: &str, asker: &Udp, echo: &Udp, to: SocketAddrV4) {
+    within(SOON, what, || {
         // An error here was told of an earlier question.
         let _ = asker.send("are you back", to);
         let brief = Duration::from_millis(50);
@@ -261,7 +260,6 @@ fn until_answered(asker: &Udp, echo: &Udp, to: SocketAddrV4) -> Duration {
             echo.send("yes", from).is_ok()
         }) && asker.recv_within(brief).is_ok()
     });
-    began.elapsed()
 }
 
 fn a_container_that_comes_back_is_soon_heard_again() {
@@ -274,10 +272,8 @@ fn a_container_that_comes_back_is_soon_heard_again() {
         let c1 = case.netns(&format!("c1-{life}"));
         switch.attach("c1", &c1, &["--ip", "172.17.0.2", "-p", "7000:7/udp"]);
         // The same four numbers in each life, both ways.
-        let took = until_answered(&client, &c1.udp(at(C1, 7)), at(HOST, 7000));
-        assert!(took < Duration::from_secs(1), "in, life {life}: {took:?}");
-        let took = until_answered(&c1.udp(at(C1, 5000)), &server, at(SERVER, 53));
-        assert!(took < Duration::from_secs(1), "out, life {life}: {took:?}");
+        until_answered(&format!("in, life {life}"), &client, &c1.udp(at(C1, 7)), at(HOST, 7000));
+        until_answered(&format!("out, life {life}"), &c1.udp(at(C1, 5000)), &server, at(SERVER, 53));
         switch.tell(&["detach", "c1"]);
         let _ = client.send("while nobody is there", at(HOST, 7000));
     }
