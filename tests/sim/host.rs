@@ -261,13 +261,11 @@ impl Sockets for Host {
         if kind == Datagrams::Ping && self.no_ping {
             return Err(Failure::Prohibited);
         }
-        match kind {
-            Datagrams::Udp => self.may_bind(at)?,
-            Datagrams::Ping if self.taken.contains(&at.port) => return Err(Failure::InUse),
-            Datagrams::Ping => {}
+        if kind == Datagrams::Udp {
+            self.may_bind(at)?;
         }
         self.next_port = self.next_port.max(40_000) + 1;
-        let port = if at.port == 0 { self.next_port } else { at.port };
+        let port = if at.port == 0 || self.taken.contains(&at.port) { self.next_port } else { at.port };
         let bound = Endpoint { addr: at.addr, port };
         self.datagrams.insert(id, DatagramSocket { bound, coming: VecDeque::new(), errors: VecDeque::new() });
         Ok(bound)

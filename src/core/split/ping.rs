@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::ids::Owner;
 pub use super::udp::Limits;
-use super::udp::errors::{self, About, Drained, Errors};
+use super::udp::errors::{About, Drained, Errors};
 use super::udp::packet::{self, Arrived, Identifications, Quote};
 use super::udp::table::{Begun, Flow, Kind, New, Table, Timeouts, Way};
 use super::udp::{FlowRow, close_all, deliver, row};
@@ -246,7 +246,7 @@ impl Ping {
         self.table.insert_flow(new, now).map_err(|_| DropReason::FlowQuota)
     }
 
-    /// Opens the socket of a container's identifier: with the same one if it is free on the host, else with any.
+    /// Opens the socket of a container's identifier; the host may give it another.
     fn open(
         &mut self,
         origin: Origin,
@@ -259,33 +259,26 @@ impl Ping {
         }
         close_all(self.table.take_closed(), lower);
         let addr = if inside.addr.is_v4() { Addr::V4_UNSPECIFIED } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED).into() };
-        let mut why = Failure::NoFiles;
-        for port in [inside.port, 0] {
-            let id = lower.ids().insert(Owner::Ping(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
-            let opened = if leaves_some(lower.sockets().room(), self.table.sockets_of(origin.port)) {
-                lower.sockets().open(id, Datagrams::Ping, Endpoint { addr, port })
-            } else {
-                Err(Failure::NoFiles)
-            };
-            match opened {
-                Ok(bound) => {
-                    self.forbidden = false;
-                    lower.sockets().assign(id, origin.port);
-                    return Ok(self.table.insert_socket(id, origin, Kind::Inside { inside }, bound, now));
+        let id = lower.ids().insert(Owner::Ping(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
+        let opened = if leaves_some(lower.sockets().room(), self.table.sockets_of(origin.port)) {
+            lower.sockets().open(id, Datagrams::Ping, Endpoint { addr, port: inside.port })
+        } else {
+            Err(Failure::NoFiles)
+        };
+        match opened {
+            Ok(bound) => {
+                self.forbidden = false;
+                lower.sockets().assign(id, origin.port);
+                Ok(self.table.insert_socket(id, origin, Kind::Inside { inside }, bound, now))
+            }
+            Err(why) => {
+                lower.ids().remove(id);
+                if why == Failure::Prohibited && !std::mem::replace(&mut self.forbidden, true) {
+                    log::warn!("{}: {FORBIDDEN}", origin.port);
                 }
-                Err(reason) => {
-                    lower.ids().remove(id);
-                    why = reason;
-                    if reason != Failure::InUse {
-                        break;
-                    }
-                }
+                Err(no_socket(why))
             }
         }
-        if why == Failure::Prohibited && !std::mem::replace(&mut self.forbidden, true) {
-            log::warn!("{}: {FORBIDDEN}", origin.port);
-        }
-        Err(no_socket(why))
     }
 
     fn send(
@@ -297,28 +290,10 @@ impl Ping {
         lower: &mut dyn Lower,
     ) -> Result<(), DropReason> {
         let flow = self.table.flow(at).ok_or(DropReason::FlowTableFull)?;
-        let (socket, peer, network) = (flow.socket, flow.peer, flow.origin.network);
-        let (src, dst, quote) = (flow.inside.addr, flow.shown.addr, flow.last);
-        let id = self.table.socket(socket).ok_or(DropReason::FlowTableFull)?.id;
-        let mut why = match lower.sockets().send_to(id, peer, message, &how) {
-            Ok(()) => return Ok(()),
-            Err(Failure::WouldBlock | Failure::NoMemory) => return Err(DropReason::HostBusy),
-            Err(why) => why,
-        };
-        let mut told = self.drain(socket, now, lower).told == Some(at);
-        if !told {
-            // It may have been about another request, an ICMP error; that is told, and this one tried again.
-            match lower.sockets().send_to(id, peer, message, &how) {
-                Ok(()) => return Ok(()),
-                Err(again) => why = again,
-            }
-            told = self.drain(socket, now, lower).told == Some(at);
-        }
-        if let Some(complaint) = errors::refusal(why, &quote).filter(|_| !told) {
-            let about = About { src, dst, proto: proto::ICMP, quote: &quote };
-            self.errors.complain(network, &about, complaint, now, lower);
-        }
-        Err(errors::drop_reason(why))
+        let peer = flow.peer;
+        let id = self.table.socket(flow.socket).ok_or(DropReason::FlowTableFull)?.id;
+        let Err(why) = lower.sockets().send_to(id, peer, message, &how) else { return Ok(()) };
+        Err(self.errors.refused(&self.table, at, proto::ICMP, why, now, lower))
     }
 
     /// Reads a socket's error queue and tells its container.

@@ -10,9 +10,9 @@
 //! | 0.0.0.0/8, `::/96` but `::1`, IPv4-mapped ones | `connect` takes them for the host's loopback (measured): never |
 //! | 127.0.0.0/8, `::1` | only by [`Config::host_loopback`], an address that stands for it, and by static rules (S38) |
 //! | cloud metadata ([`METADATA`]) | [`Config::allow_metadata`]: there is no hop that IMDSv2's hop limit would count |
-//! | 169.254.0.0/16, `fe80::/10` | [`Config::allow_link_local`] |
+//! | 169.254.0.0/16, `fe80::/10` | never; a static rule may lead there |
 //! | multicast | never; the router has dropped it before, for it stays on its link (R12) |
-//! | 240.0.0.0/4 | [`Config::allow_reserved`] |
+//! | 240.0.0.0/4 | never |
 //! | broadcast, of any link of the host | never |
 //! | the host's own | [`Config::allow_host_addresses`]: allowed, as docker does, though its INPUT rules do not see who comes |
 //!
@@ -45,23 +45,13 @@ pub struct Config {
     pub host_loopback: Option<Addr>,
     /// [`METADATA`].
     pub allow_metadata: bool,
-    /// Addresses of one link, but metadata.
-    pub allow_link_local: bool,
-    /// 240.0.0.0/4, but the broadcast address.
-    pub allow_reserved: bool,
     /// The host's own addresses.
     pub allow_host_addresses: bool,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config {
-            host_loopback: None,
-            allow_metadata: false,
-            allow_link_local: false,
-            allow_reserved: false,
-            allow_host_addresses: true,
-        }
+        Config { host_loopback: None, allow_metadata: false, allow_host_addresses: true }
     }
 }
 
@@ -133,10 +123,10 @@ impl Reason {
             Reason::Unspecified => "an unspecified address, which the host takes for its loopback",
             Reason::Loopback => "a loopback address; --host-loopback gives the host's an address of its own",
             Reason::Metadata => "the address of a cloud's metadata service, which is not allowed",
-            Reason::LinkLocal => "a link-local address, which is not allowed",
+            Reason::LinkLocal => "a link-local address; a static rule may lead there",
             Reason::Multicast => "a multicast address, which stays on its link",
             Reason::Broadcast => "a broadcast address",
-            Reason::Reserved => "an address of the reserved 240.0.0.0/4, which is not allowed",
+            Reason::Reserved => "an address of the reserved 240.0.0.0/4",
             Reason::HostAddress => "an address of the host itself, which is not allowed",
             Reason::NoRoute => "an address that the host knows no way to",
         }
@@ -187,11 +177,11 @@ impl Policy {
             Some(why) => {
                 let allowed = match why {
                     Reason::Metadata => config.allow_metadata,
-                    Reason::LinkLocal => config.allow_link_local,
-                    Reason::Reserved => config.allow_reserved,
                     Reason::HostAddress => config.allow_host_addresses,
                     Reason::Unspecified
                     | Reason::Loopback
+                    | Reason::LinkLocal
+                    | Reason::Reserved
                     | Reason::Multicast
                     | Reason::Broadcast
                     | Reason::NoRoute => false,
@@ -306,21 +296,9 @@ mod tests {
         ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Some(Multicast)),
     ];
 
-    const CLOSED: Config = Config {
-        host_loopback: None,
-        allow_metadata: false,
-        allow_link_local: false,
-        allow_reserved: false,
-        allow_host_addresses: false,
-    };
+    const CLOSED: Config = Config { host_loopback: None, allow_metadata: false, allow_host_addresses: false };
 
-    const OPEN: Config = Config {
-        host_loopback: None,
-        allow_metadata: true,
-        allow_link_local: true,
-        allow_reserved: true,
-        allow_host_addresses: true,
-    };
+    const OPEN: Config = Config { host_loopback: None, allow_metadata: true, allow_host_addresses: true };
 
     fn addr(text: &str) -> Addr {
         text.parse().unwrap()
@@ -336,29 +314,23 @@ mod tests {
     }
 
     #[test]
-    fn each_switch_allows_its_own_and_nothing_else() {
-        let switches: [(Reason, Config); 3] = [
-            (Metadata, Config { allow_metadata: true, ..CLOSED }),
-            (LinkLocal, Config { allow_link_local: true, ..CLOSED }),
-            (Reserved, Config { allow_reserved: true, ..CLOSED }),
-        ];
-        for (own, config) in switches {
-            for (text, reason) in EDGES {
-                let want = match reason {
-                    Some(why) if why != own => Decision::Refuse(why),
-                    _ => Decision::Dial(addr(text)),
-                };
-                assert_eq!(Policy::new(config).decide(addr(text), RouteKind::Unicast), want, "{text}");
-            }
+    fn the_switch_of_metadata_allows_metadata_and_nothing_else() {
+        let config = Config { allow_metadata: true, ..CLOSED };
+        for (text, reason) in EDGES {
+            let want = match reason {
+                Some(why) if why != Metadata => Decision::Refuse(why),
+                _ => Decision::Dial(addr(text)),
+            };
+            assert_eq!(Policy::new(config).decide(addr(text), RouteKind::Unicast), want, "{text}");
         }
     }
 
     #[test]
-    fn unspecified_loopback_multicast_and_broadcast_have_no_switch() {
+    fn all_other_kinds_have_no_switch() {
         for (text, reason) in EDGES {
             let want = match reason {
-                Some(why @ (Unspecified | Loopback | Multicast | Broadcast)) => Decision::Refuse(why),
-                _ => Decision::Dial(addr(text)),
+                None | Some(Metadata) => Decision::Dial(addr(text)),
+                Some(why) => Decision::Refuse(why),
             };
             assert_eq!(Policy::new(OPEN).decide(addr(text), RouteKind::Unicast), want, "{text}");
         }
@@ -372,8 +344,10 @@ mod tests {
         assert_eq!(Policy::new(OPEN).decide(lan, RouteKind::Broadcast), Decision::Refuse(Broadcast));
         assert_eq!(Policy::new(OPEN).decide(lan, RouteKind::Unreachable), Decision::Refuse(NoRoute));
         // The host's own address of a kind that is closed needs both switches.
-        let both = Config { allow_link_local: true, ..CLOSED };
-        assert_eq!(Policy::new(both).decide(addr("169.254.1.2"), RouteKind::Local), Decision::Refuse(HostAddress));
+        let own = addr("169.254.169.254");
+        assert_eq!(Policy::new(OPEN).decide(own, RouteKind::Local), Decision::Dial(own));
+        let metadata = Config { allow_metadata: true, ..CLOSED };
+        assert_eq!(Policy::new(metadata).decide(own, RouteKind::Local), Decision::Refuse(HostAddress));
         assert_eq!(Policy::default().decide(addr("127.0.0.1"), RouteKind::Local), Decision::Refuse(Loopback));
     }
 

@@ -687,7 +687,7 @@ impl Flow {
     }
 
     /// Have both ends been said and acknowledged? The container keeps no socket for it then.
-    fn is_over_inside(&self) -> bool {
+    pub fn is_over_inside(&self) -> bool {
         self.rx.ended && self.tx.is_finished()
     }
 

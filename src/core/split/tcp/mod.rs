@@ -285,9 +285,14 @@ impl Tcp {
         if let Some(slot) = self.find(&key) {
             match &mut self.slots[slot as usize] {
                 Slot::Flow(flow) => {
-                    let again = s.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
-                        && flow.phase == Phase::Connecting
-                        && s.seq != flow.rx.irs;
+                    let begins = s.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+                    if begins && flow.is_over_inside() {
+                        // The container keeps no socket for it and uses its name again; what the host still takes needs none.
+                        flow.first_to_end = false;
+                        self.index.remove(self.keyed.hash_one(key), slot);
+                        return self.begin(origin.port, key, &s, dial, now, lower);
+                    }
+                    let again = begins && flow.phase == Phase::Connecting && s.seq != flow.rx.irs;
                     if !again {
                         let taken = self.run(slot, now, lower, |flow, cx| {
                             let before = flow.progress();

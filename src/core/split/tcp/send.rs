@@ -384,71 +384,12 @@ impl Flow {
             }
         }
         if self.sack {
-            for &(left, right) in s.sacks() {
-                // A block below `una` is about a duplicate (RFC 2883).
-                if after(left, self.tx.una) && !after(right, self.tx.nxt) && before(left, right) {
-                    self.tx.sacked.insert(left, right);
-                }
-                if self.tx.probe_end == Some(right) && !after(right, s.ack) {
-                    self.tx.probe_end = None; // nothing was lost, the probe came twice
-                }
-            }
+            self.take_sacks(s);
         }
-        let tx = &mut self.tx;
-        if after(s.ack, tx.una) {
-            let acked = s.ack.wrapping_sub(tx.una);
-            let was_full = tx.flight() >= tx.cwnd / 2;
-            tx.stands = distance(right, s.ack.wrapping_add(window)) < acked / 2;
-            tx.release(s.ack, cx.memory, &mut cx.account.usage);
-            tx.una = s.ack;
-            tx.sacked.forget_before(s.ack);
-            tx.duplicates = 0;
-            tx.retries = 0;
-            tx.measure(s.ack, cx.config.rto_min, cx.now);
-            tx.backoff = 0;
-            let limit = self.headers();
-            let tx = &mut self.tx;
-            let frame = tx.frame_limit(limit);
-            match &mut tx.recovery {
-                Some(r) if before(s.ack, r.until) => {
-                    r.next = later(r.next, s.ack);
-                    if let Lost::UpTo(_) = r.kind {
-                        r.kind = Lost::UpTo(earlier(s.ack.wrapping_add(frame), r.until));
-                        r.force = true;
-                    }
-                    if r.kind == Lost::All {
-                        tx.open_cwnd(acked, cx.config.flight_max);
-                    }
-                }
-                Some(r) => {
-                    if r.kind != Lost::All {
-                        tx.cwnd = tx.ssthresh;
-                    }
-                    tx.recovered = Some(r.until);
-                    tx.recovery = None;
-                }
-                None if was_full => tx.open_cwnd(acked, cx.config.flight_max),
-                None => {}
-            }
-            tx.recovered = tx.recovered.filter(|end| !after(tx.una, *end)); // RFC 6582 3.2
-            tx.urgent = tx.urgent.filter(|at| !before(*at, tx.una));
-            if let Some(end) = tx.probe_end
-                && after(s.ack, end)
-            {
-                // RFC 8985 7.4: the probe has mended a loss, which means what any loss means.
-                tx.probe_end = None;
-                if tx.recovery.is_none() {
-                    tx.halve();
-                    tx.cwnd = tx.ssthresh;
-                    cx.stats.losses += 1;
-                }
-            }
-            if tx.una == tx.nxt {
-                (tx.alarm, tx.timeout_at) = (None, None);
-            } else {
-                self.arm(cx);
-            }
+        if after(s.ack, self.tx.una) {
+            self.acknowledged(s.ack, right, cx);
         } else if !old {
+            let tx = &mut self.tx;
             if s.payload.is_empty() && same_window && tx.flight() > 0 && !s.has(tcp::FIN) {
                 tx.duplicates += 1;
             }
@@ -458,6 +399,74 @@ impl Flow {
         }
         self.detect_loss(cx);
         Ok(())
+    }
+
+    /// What the container has beyond a hole.
+    fn take_sacks(&mut self, s: &Segment<'_>) {
+        let tx = &mut self.tx;
+        for &(left, right) in s.sacks() {
+            // A block below `una` is about a duplicate (RFC 2883).
+            if after(left, tx.una) && !after(right, tx.nxt) && before(left, right) {
+                tx.sacked.insert(left, right);
+            }
+            if tx.probe_end == Some(right) && !after(right, s.ack) {
+                tx.probe_end = None; // nothing was lost, the probe came twice
+            }
+        }
+    }
+
+    /// The container has all before `ack`, and had not before. `right`: the edge of its window until now.
+    fn acknowledged(&mut self, ack: u32, right: u32, cx: &mut Context<'_>) {
+        let headers = self.headers();
+        let tx = &mut self.tx;
+        let frame = tx.frame_limit(headers);
+        let acked = ack.wrapping_sub(tx.una);
+        let was_full = tx.flight() >= tx.cwnd / 2;
+        tx.stands = distance(right, ack.wrapping_add(tx.wnd)) < acked / 2;
+        tx.release(ack, cx.memory, &mut cx.account.usage);
+        tx.una = ack;
+        tx.sacked.forget_before(ack);
+        (tx.duplicates, tx.retries, tx.backoff) = (0, 0, 0);
+        tx.measure(ack, cx.config.rto_min, cx.now);
+        match &mut tx.recovery {
+            Some(r) if before(ack, r.until) => {
+                r.next = later(r.next, ack);
+                if let Lost::UpTo(_) = r.kind {
+                    r.kind = Lost::UpTo(earlier(ack.wrapping_add(frame), r.until));
+                    r.force = true;
+                }
+                if r.kind == Lost::All {
+                    tx.open_cwnd(acked, cx.config.flight_max);
+                }
+            }
+            Some(r) => {
+                if r.kind != Lost::All {
+                    tx.cwnd = tx.ssthresh;
+                }
+                tx.recovered = Some(r.until);
+                tx.recovery = None;
+            }
+            None if was_full => tx.open_cwnd(acked, cx.config.flight_max),
+            None => {}
+        }
+        tx.recovered = tx.recovered.filter(|end| !after(tx.una, *end)); // RFC 6582 3.2
+        tx.urgent = tx.urgent.filter(|at| !before(*at, tx.una));
+        if let Some(end) = tx.probe_end
+            && after(ack, end)
+        {
+            // RFC 8985 7.4: the probe has mended a loss, which means what any loss means.
+            tx.probe_end = None;
+            if tx.recovery.is_none() {
+                tx.halve();
+                tx.cwnd = tx.ssthresh;
+                cx.stats.losses += 1;
+            }
+        }
+        if tx.una == tx.nxt {
+            (tx.alarm, tx.timeout_at) = (None, None);
+        } else {
+            self.arm(cx);
+        }
     }
 
     fn detect_loss(&mut self, cx: &mut Context<'_>) {

@@ -88,6 +88,29 @@ impl Errors {
         drained
     }
 
+    /// The host refused to send a datagram of flow `at`: its container is told, by what the error queue says of it if that says
+    /// anything. How it is counted.
+    pub fn refused(
+        &mut self,
+        table: &Table,
+        at: u32,
+        proto: u8,
+        why: Failure,
+        now: Instant,
+        lower: &mut dyn Lower,
+    ) -> DropReason {
+        let counted = drop_reason(why);
+        if counted != DropReason::HostBusy
+            && let Some(flow) = table.flow(at)
+            && self.drain(table, flow.socket, proto, now, lower).told != Some(at)
+            && let Some(complaint) = refusal(why, &flow.last)
+        {
+            let about = About { src: flow.inside.addr, dst: flow.shown.addr, proto, quote: &flow.last };
+            self.complain(flow.origin.network, &about, complaint, now, lower);
+        }
+        counted
+    }
+
     /// Tells the container of `flow` what the host says about a datagram of its. `false`: there is nothing to tell.
     pub fn relay(
         &mut self,
@@ -149,7 +172,7 @@ pub(in crate::core::split) struct Drained {
 }
 
 /// Under what a datagram is counted that the host refused to send.
-pub(in crate::core::split) fn drop_reason(why: Failure) -> DropReason {
+fn drop_reason(why: Failure) -> DropReason {
     match why {
         Failure::WouldBlock | Failure::NoMemory => DropReason::HostBusy,
         Failure::TooLong => DropReason::NeedsFragmentation,
@@ -166,7 +189,7 @@ pub(in crate::core::split) fn drop_reason(why: Failure) -> DropReason {
 }
 
 /// What is said of a datagram that the host refused to send, if anything.
-pub(in crate::core::split) fn refusal(why: Failure, quote: &Quote) -> Option<Complaint> {
+fn refusal(why: Failure, quote: &Quote) -> Option<Complaint> {
     match why {
         Failure::HostUnreachable | Failure::NoAddress => Some(Complaint::HostUnreachable),
         Failure::NetUnreachable => Some(Complaint::NetworkUnreachable),

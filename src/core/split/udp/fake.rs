@@ -218,10 +218,11 @@ impl Sockets for Host {
         if let Some(why) = self.refuse_open.pop_front() {
             return Err(why);
         }
-        if at.port != 0 && self.open.values().any(|s| s.kind == kind && s.bound.port == at.port) {
+        let taken = at.port != 0 && self.open.values().any(|s| s.kind == kind && s.bound.port == at.port);
+        if taken && kind == Datagrams::Udp {
             return Err(Failure::InUse);
         }
-        let mut bound = at;
+        let mut bound = Endpoint { port: if taken { 0 } else { at.port }, ..at };
         if bound.port == 0 {
             self.next_port = self.next_port.checked_add(1).unwrap_or(32_768);
             bound.port = self.next_port;

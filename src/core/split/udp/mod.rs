@@ -76,8 +76,6 @@ pub use self::table::{Limits, Timeouts};
 const DNS: u16 = 53;
 /// How long a flow outlives the answer to its last question.
 const DNS_LINGER: Duration = Duration::from_secs(2);
-/// Datagrams in one `send_to`: UDP_MAX_SEGMENTS of kernels before 6.9.
-const SEGMENTS_AT_ONCE: usize = 64;
 /// Datagrams in a train, and the longest that joins one, bytes.
 const JOINED: usize = 16;
 const JOINED_LEN: usize = 2048;
@@ -284,7 +282,7 @@ impl Udp {
             self.train.add(data);
             return Ok(());
         }
-        self.send(at, data, SendHow { segment, dont_fragment, tos, ttl, from: key.from }, now, lower)
+        self.send(at, data, &SendHow { segment, dont_fragment, tos, ttl, from: key.from }, now, lower)
     }
 
     /// The end of a turn, or before flows are ended: nothing waits any longer.
@@ -303,22 +301,9 @@ impl Udp {
         };
         let (count, mut bytes) = (std::mem::take(&mut self.train.count), std::mem::take(&mut self.train.bytes));
         debug_assert!(self.table.flow(at).is_some_and(|flow| (flow.origin, flow.inside) == (origin, inside)));
-        let one = SendHow { segment: None, dont_fragment, tos, ttl, from };
-        let together = SendHow { segment: NonZeroU16::new(len as u16).filter(|_| count > 1), ..one }; // at most JOINED_LEN
-        match self.send_one(at, &bytes, together, now, lower) {
-            Ok(()) => {}
-            Err(Refusal { why: Failure::TooLong | Failure::Other(_), .. }) if count > 1 => {
-                for data in bytes.chunks(len) {
-                    if let Err(refusal) = self.send_one(at, data, one, now, lower) {
-                        let why = self.refused(at, refusal, now, lower);
-                        lower.count(origin.port, why);
-                    }
-                }
-            }
-            Err(refusal) => {
-                let why = self.refused(at, refusal, now, lower);
-                (0..count).for_each(|_| lower.count(origin.port, why));
-            }
+        let segment = NonZeroU16::new(len as u16).filter(|_| count > 1); // at most JOINED_LEN
+        if let Err(why) = self.send(at, &bytes, &SendHow { segment, dont_fragment, tos, ttl, from }, now, lower) {
+            (0..count).for_each(|_| lower.count(origin.port, why));
         }
         bytes.clear();
         self.train.bytes = bytes;
@@ -496,77 +481,20 @@ impl Udp {
         }
     }
 
-    /// Sends a flow's datagrams. Where the host does not take several at once, one by one.
+    /// Sends a flow's datagrams; if the host refuses, its container is told, and this is how it is counted.
     fn send(
         &mut self,
         at: u32,
         data: &[u8],
-        how: SendHow,
+        how: &SendHow,
         now: Instant,
         lower: &mut dyn Lower,
     ) -> Result<(), DropReason> {
-        let Some(size) = how.segment.map(|size| usize::from(size.get())) else {
-            return self.send_one(at, data, how, now, lower).map_err(|why| self.refused(at, why, now, lower));
-        };
-        for several in data.chunks(size * SEGMENTS_AT_ONCE) {
-            let how = SendHow { segment: how.segment.filter(|_| several.len() > size), ..how };
-            match self.send_one(at, several, how, now, lower) {
-                Ok(()) => {}
-                // A route's MTU below the segment's length, or a device that cannot.
-                Err(Refusal { why: Failure::TooLong | Failure::Other(_), .. }) if how.segment.is_some() => {
-                    for one in several.chunks(size) {
-                        self.send_one(at, one, SendHow { segment: None, ..how }, now, lower)
-                            .map_err(|why| self.refused(at, why, now, lower))?;
-                    }
-                }
-                Err(why) => return Err(self.refused(at, why, now, lower)),
-            }
-        }
-        Ok(())
-    }
-
-    fn send_one(
-        &mut self,
-        at: u32,
-        data: &[u8],
-        how: SendHow,
-        now: Instant,
-        lower: &mut dyn Lower,
-    ) -> Result<(), Refusal> {
-        let Some(flow) = self.table.flow(at) else { return Err(Refusal { why: Failure::Reset, told: true }) };
-        let (socket, peer) = (flow.socket, flow.peer);
-        let Some(id) = self.table.socket(socket).map(|s| s.id) else {
-            return Err(Refusal { why: Failure::Reset, told: true });
-        };
-        let first = match lower.sockets().send_to(id, peer, data, &how) {
-            Ok(()) => return Ok(()),
-            Err(why @ (Failure::WouldBlock | Failure::NoMemory)) => return Err(Refusal { why, told: true }),
-            Err(why) => why,
-        };
-        if self.drain(socket, now, lower).told == Some(at) {
-            return Err(Refusal { why: first, told: true });
-        }
-        // It may have been about another datagram, an ICMP error; that is told, and this one tried again.
-        match lower.sockets().send_to(id, peer, data, &how) {
-            Ok(()) => Ok(()),
-            Err(why) => {
-                let told = self.drain(socket, now, lower).told == Some(at);
-                Err(Refusal { why, told })
-            }
-        }
-    }
-
-    /// The host did not send a datagram: tells the container, if it was not told by the error queue.
-    fn refused(&mut self, at: u32, refusal: Refusal, now: Instant, lower: &mut dyn Lower) -> DropReason {
-        if let Some(flow) = self.table.flow(at)
-            && !refusal.told
-            && let Some(complaint) = errors::refusal(refusal.why, &flow.last)
-        {
-            let (src, dst) = (flow.inside.addr, flow.shown.addr);
-            let about = About { src, dst, proto: proto::UDP, quote: &flow.last };
-            self.errors.complain(flow.origin.network, &about, complaint, now, lower);
-        }
-        errors::drop_reason(refusal.why)
+        let flow = self.table.flow(at).ok_or(DropReason::FlowTableFull)?;
+        let peer = flow.peer;
+        let id = self.table.socket(flow.socket).ok_or(DropReason::FlowTableFull)?.id;
+        let Err(why) = lower.sockets().send_to(id, peer, data, how) else { return Ok(()) };
+        Err(self.errors.refused(&self.table, at, proto::UDP, why, now, lower))
     }
 
     /// Reads a socket's error queue and tells its container.
@@ -694,12 +622,6 @@ impl Udp {
     fn sweep(&mut self, lower: &mut dyn Lower) {
         close_all(self.table.take_closed(), lower);
     }
-}
-
-/// Why a datagram was not sent, and does its container know?
-struct Refusal {
-    why: Failure,
-    told: bool,
 }
 
 /// Closes sockets and frees their names.

@@ -249,3 +249,29 @@ fn twenty_thousand_connections_leave_nothing() {
     }
     bed.assert_empty();
 }
+
+#[test]
+fn name_of_a_connection_that_only_the_host_still_takes_may_be_used_again() {
+    let mut peer = Peer::new(Config::default());
+    peer.set_room(10);
+    peer.send(ACK | PSH, &ramp(1000));
+    peer.bed.sent();
+    assert!(peer.host_ends()[0].has(FIN));
+    peer.ack = peer.ack.wrapping_add(1);
+    peer.send(FIN | ACK, b"");
+    peer.bed.sent();
+    let old = peer.id;
+    let syn = Seg { seq: peer.seq.wrapping_add(100_000), options: OPTIONS.to_vec(), ..peer.seg(SYN, b"") };
+    peer.bed.input(&syn).unwrap();
+    let new = *peer.bed.world.sockets.keys().last().unwrap();
+    assert_ne!(new, old);
+    peer.bed.decide(new, Ok(()));
+    let answer = peer.one();
+    assert_eq!((answer.flags, answer.ack), (SYN | ACK, syn.seq.wrapping_add(1)));
+    // What the old one had said arrives, to its end, and the new one goes on.
+    peer.set_room(usize::MAX);
+    peer.bed.events();
+    assert!(peer.got() == ramp(1000));
+    assert_eq!(peer.bed.world.sockets[&old].closed, Some(Close::Orderly));
+    assert_eq!(peer.bed.states(), ["SYN_RECV"]);
+}
