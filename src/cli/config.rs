@@ -493,7 +493,6 @@ impl Settings {
                 host_loopback: None,
                 allow_metadata: over.allow_metadata || switch.sockets.allow_metadata.unwrap_or(false),
                 allow_host_addresses: !over.no_host_addresses && switch.sockets.host_addresses.unwrap_or(true),
-                ..policy::Config::default()
             },
             switches: [("--allow-metadata", over.allow_metadata), ("--no-host-addresses", over.no_host_addresses)],
         };

@@ -229,9 +229,9 @@ pub trait Sockets {
     /// socket perhaps with another identifier, if the host uses that one. `Prohibited`: this user may not ping.
     fn open(&mut self, id: SocketId, kind: Datagrams, at: Endpoint) -> Result<Endpoint, Failure>;
 
-    /// Sends one datagram, or several of one length, together where the host can; of a ping socket an ICMP echo request from its type on, whose
-    /// identifier and checksum the host sets itself. After [`Failure::TooLong`] [`Sockets::next_error`] tells the MTU. An
-    /// ICMP error about another datagram is no failure of this one.
+    /// Sends one datagram, or several of one length, together where the host can; of a ping socket an ICMP echo request from
+    /// its type on, whose identifier and checksum the host sets itself. After [`Failure::TooLong`] [`Sockets::next_error`]
+    /// tells the MTU. An ICMP error about another datagram is no failure of this one.
     fn send_to(&mut self, id: SocketId, to: Endpoint, payload: &[u8], how: &SendHow) -> Result<(), Failure>;
 
     /// Receives one datagram, or several of one length from one peer; of a ping socket an ICMP echo reply from its type

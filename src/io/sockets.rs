@@ -620,7 +620,7 @@ impl Sockets for HostSockets {
 
     fn close(&mut self, id: SocketId, how: Close) {
         match (self.remove(id), how) {
-            (None, _) => return,
+            (None, _) => {}
             (Some(Kind::Stream(stream)), Close::Orderly) => stream::close_orderly(stream.fd, stream.finished),
             (Some(Kind::Stream(stream)), Close::Reset) => stream::close_reset(stream.fd),
             (Some(Kind::Listener { .. } | Kind::Datagram(_)), _) => {}

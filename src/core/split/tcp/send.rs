@@ -48,8 +48,8 @@ const DUPLICATES: u32 = 3;
 /// How old an acknowledgement may be whatever the container's window was, bytes.
 const MIN_REACH: u32 = 65_536;
 
-/// Questions about a closed window before the end of a connection that failed is told, whatever the container would still read: five
-/// seconds or so. A sender that has gone takes along what the window held back.
+/// Questions about a closed window before the end of a connection that failed is told, whatever the container would still
+/// read: five seconds or so. A sender that has gone takes along what the window held back.
 const PATIENCE: u32 = 4;
 
 /// The urgent pointer of a segment: from its first byte to that behind the `urgent` one, as all have it (RFC 6093 3.1); 0:
