@@ -456,6 +456,7 @@ fn listeners_keep_descriptors_from_other_connections() {
     let before = host.sockets.room();
     let (listener, port) = host.listening("127.0.0.1");
     assert_eq!(host.sockets.room(), before - 1 - BACKLOG_RESERVE);
+    assert_eq!(host.sockets.room_for_clients(), before - 1, "what is kept is kept for them");
     let _client = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     let (id, _) = host.accept(listener);
     assert_eq!(host.sockets.room(), before - 1 - BACKLOG_RESERVE, "out of the reserve");

@@ -210,11 +210,12 @@ impl Tcp {
             }
             let (id, port) = (listener.id, listener.port);
             let account = self.account(port);
-            let may = self.admits(account);
-            let may = may.and_then(|()| match leaves_some(lower.sockets().room_for_clients(), self.held(account)) {
-                true => Ok(()),
-                false => Err(DropReason::NoSocket),
-            });
+            let may = match self.admits(account) {
+                Ok(()) if !leaves_some(lower.sockets().room_for_clients(), self.held(account)) => {
+                    Err(DropReason::NoSocket)
+                }
+                may => may,
+            };
             if let Err(why) = may {
                 self.starve(place, why, now, lower);
                 return false;

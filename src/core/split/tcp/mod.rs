@@ -290,10 +290,13 @@ impl Tcp {
                         // The container keeps no socket for it and uses its name again; what the host still takes needs none.
                         flow.first_to_end = false;
                         self.index.remove(self.keyed.hash_one(key), slot);
-                        return self.begin(origin.port, key, &s, dial, now, lower);
-                    }
-                    let again = begins && flow.phase == Phase::Connecting && s.seq != flow.rx.irs;
-                    if !again {
+                    } else if begins && flow.phase == Phase::Connecting && s.seq != flow.rx.irs {
+                        // The container gave up and begins anew; what it had asked for before is nobody's.
+                        self.run(slot, now, lower, |flow, cx| {
+                            flow.close_socket(Close::Reset, cx);
+                            flow.fate = Fate::Gone;
+                        });
+                    } else {
                         let taken = self.run(slot, now, lower, |flow, cx| {
                             let before = flow.progress();
                             let result = flow.segment(&s, cx);
@@ -303,11 +306,6 @@ impl Tcp {
                         });
                         return taken.unwrap_or(Ok(()));
                     }
-                    // The container gave up and begins anew; what it had asked for before is nobody's.
-                    self.run(slot, now, lower, |flow, cx| {
-                        flow.close_socket(Close::Reset, cx);
-                        flow.fate = Fate::Gone;
-                    });
                 }
                 Slot::TimeWait(_) => {
                     if let Some(result) = self.in_time_wait(slot, &s, now, lower) {
