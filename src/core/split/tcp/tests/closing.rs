@@ -52,13 +52,7 @@ fn error_after_data_ends_in_a_reset_behind_the_data_and_never_in_a_fin() {
 
 #[test]
 fn error_is_latched_while_data_before_it_still_waits() {
-    let mut peer = Peer::new(Config::default());
-    peer.window = 0;
-    peer.send(ACK, b"");
-    assert_eq!(peer.host_sends(b"before the error"), []);
-    peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(Failure::Reset);
-    let failed = Ready { readable: true, writable: true, error: true };
-    peer.bed.tcp.socket_ready(peer.id, failed, peer.bed.now, &mut peer.bed.world);
+    let mut peer = Peer::failed_behind_a_closed_window();
     assert_eq!((peer.bed.rows()[0].error, peer.bed.states()), (Some(Failure::Reset), vec!["ESTABLISHED"]));
     assert_eq!(peer.one().flags, ACK, "no more than its window");
     peer.window = 0xffff;
@@ -159,11 +153,7 @@ fn fin_out_of_order_is_remembered() {
 
 #[test]
 fn last_fin_again_is_acknowledged_in_time_wait() {
-    let mut peer = Peer::new(Config::default());
-    peer.host_ends();
-    peer.acknowledge(peer.ack.wrapping_add(1));
-    peer.send(FIN | ACK, b"");
-    assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
+    let mut peer = Peer::in_time_wait();
     let lost = peer.one();
     let fin = Seg { seq: peer.seq.wrapping_sub(1), ..peer.seg(FIN | ACK, b"") };
     peer.bed.input(&fin).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bed::{ACK, Bed, Endpoint, FIN, SYN, Seg, end};
 use super::published::Port;
 use crate::core::counters::DropReason;
-use crate::core::socket::SocketId;
+use crate::core::socket::{Failure, Ready, SocketId};
 use crate::core::split::tcp::Config;
 
 /// The container's initial sequence number: the streams wrap early.
@@ -140,6 +140,28 @@ impl Peer {
         let opened = Seg { seq, ack, flags: ACK, options: Vec::new(), ..syn };
         self.bed.input(&opened).unwrap();
         opened
+    }
+
+    /// One whose window is closed while "before the error", and then an error, wait at the host.
+    pub fn failed_behind_a_closed_window() -> Peer {
+        let mut peer = Peer::new(Config::default());
+        peer.window = 0;
+        peer.send(ACK, b"");
+        assert_eq!(peer.host_sends(b"before the error"), []);
+        peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(Failure::Reset);
+        let failed = Ready { readable: true, writable: true, error: true };
+        peer.bed.tcp.socket_ready(peer.id, failed, peer.bed.now, &mut peer.bed.world);
+        peer
+    }
+
+    /// One that the host ended first and the container then; our last acknowledgement is still to be looked at.
+    pub fn in_time_wait() -> Peer {
+        let mut peer = Peer::new(Config::default());
+        peer.host_ends();
+        peer.acknowledge(peer.ack.wrapping_add(1));
+        peer.send(FIN | ACK, b"");
+        assert_eq!(peer.bed.states(), ["TIME_WAIT"]);
+        peer
     }
 
     /// The only segment that was sent since.

@@ -174,10 +174,7 @@ fn connect_that_ends_at_the_last_moment_is_answered() {
 
 #[test]
 fn time_wait_lasts_10_s() {
-    let mut peer = Peer::new(Config::default());
-    peer.host_ends();
-    peer.acknowledge(peer.ack.wrapping_add(1));
-    peer.send(FIN | ACK, b"");
+    let mut peer = Peer::in_time_wait();
     peer.bed.sent();
     assert_eq!(peer.pass(9999), []);
     assert_eq!(peer.bed.states(), ["TIME_WAIT"]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::bed::{ACK, RST, Seg, end};
 use super::peer::{ISN, Peer, ramp};
 use crate::core::counters::DropReason;
-use crate::core::socket::{Failure, Ready};
+use crate::core::socket::Ready;
 use crate::core::split::tcp::Config;
 
 const EVENT: Ready = Ready { readable: true, writable: true, error: false };
@@ -222,12 +222,7 @@ fn one_call_does_a_bounded_amount_of_work() {
 
 #[test]
 fn error_behind_a_window_that_stays_closed_is_told_after_some_questions() {
-    let mut peer = Peer::new(Config::default());
-    peer.window = 0;
-    peer.send(ACK, b"");
-    assert_eq!(peer.host_sends(b"before the error"), []);
-    peer.bed.world.sockets.get_mut(&peer.id).unwrap().recv_error = Some(Failure::Reset);
-    peer.bed.tcp.socket_ready(peer.id, Ready { error: true, ..EVENT }, peer.bed.now, &mut peer.bed.world);
+    let mut peer = Peer::failed_behind_a_closed_window();
     peer.bed.sent();
     // A container that answers, but takes nothing.
     for question in 1..=5 {
