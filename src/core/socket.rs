@@ -213,7 +213,7 @@ pub trait Sockets {
     /// an urgent byte that has come unless it begins with it.
     fn at_mark(&mut self, id: SocketId) -> bool;
 
-    /// Receives stream data; 0 is the peer's end.
+    /// Receives stream data; 0 is the peer's end. After a call that left nothing, there is nothing until that is told.
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure>;
 
     /// No more data follows (`shutdown(SHUT_WR)`); from now on a close is orderly.

@@ -188,15 +188,18 @@ struct Stream {
     finished: bool,
     /// Urgent data came, and where it begins was not passed yet.
     urgent: bool,
-    /// The last read left nothing: urgent data may have come since, of which the event is still to be waited for.
-    emptied: bool,
+    /// The peer's end or an error was told: what is left is read to the end, for which no other event may come.
+    ending: bool,
+    /// A read left nothing and no event came since: there is nothing to read. Reading on would be a call for nothing, and
+    /// could pass an urgent byte of which the event is still to come.
+    dry: bool,
     /// The first error that a call met.
     error: Option<Failure>,
 }
 
 impl Stream {
     fn new(fd: OwnedFd, v4: bool, accepted: bool) -> Stream {
-        Stream { fd, v4, accepted, finished: false, urgent: false, emptied: false, error: None }
+        Stream { fd, v4, accepted, finished: false, urgent: false, ending: false, dry: false, error: None }
     }
 
     /// Keeps the first error that ends the connection.
@@ -215,6 +218,7 @@ impl Stream {
         // Sending after our own end is the caller's mistake, and no news of the peer.
         if ends && !(errno == Errno::PIPE && self.finished) {
             self.error.get_or_insert(failure);
+            (self.ending, self.dry) = (true, false);
         }
         failure
     }
@@ -315,10 +319,10 @@ impl HostSockets {
             error: event.is_error(),
         };
         let id = SocketId(token.0 as u32); // the low 32 bits
-        if event.is_priority()
-            && let Ok(stream) = self.stream(id)
-        {
-            stream.urgent = true;
+        if let Ok(stream) = self.stream(id) {
+            stream.urgent |= event.is_priority();
+            stream.ending |= event.is_read_closed() || ready.error;
+            stream.dry &= !(ready.readable || ready.error);
         }
         self.latch(id, ready);
         true
@@ -522,7 +526,7 @@ impl Sockets for HostSockets {
     #[inline]
     fn at_mark(&mut self, id: SocketId) -> bool {
         let Ok(stream) = self.stream(id) else { return false };
-        if !stream.urgent && !stream.emptied {
+        if !stream.urgent {
             return false;
         }
         let is_there = at_mark(&stream.fd).unwrap_or(false);
@@ -532,10 +536,20 @@ impl Sockets for HostSockets {
 
     #[inline]
     fn recv(&mut self, id: SocketId, into: &mut [u8]) -> Result<usize, Failure> {
-        let stream = self.stream(id)?;
+        let Entry { kind: Kind::Stream(stream), ready, .. } = self.entry(id)? else { return Err(WRONG_KIND) };
+        if stream.dry {
+            return Err(Failure::WouldBlock);
+        }
         let room = into.len();
         let received = rustix::net::recv(&stream.fd, into, RecvFlags::DONTWAIT);
-        stream.emptied = received.is_ok_and(|(_, len)| len < room);
+        let left_nothing = match received {
+            Ok((_, len)) => len < room,
+            Err(errno) => errno == Errno::AGAIN,
+        };
+        if left_nothing && !stream.urgent && !stream.ending {
+            stream.dry = true;
+            ready.readable = false; // what was told of is read
+        }
         match received {
             // After an error that another call was told of, the kernel says "end"; it is not the peer's.
             Ok((_, 0)) => stream.error.map_or(Ok(0), Err),
