@@ -105,6 +105,7 @@ fn trials() -> Vec<Trial> {
         a_datagram_comes_with_what_its_header_said,
         a_datagram_leaves_with_what_its_header_is_to_say,
         a_reply_leaves_from_the_address_that_was_asked,
+        a_reply_to_an_address_of_a_link_leaves_by_that_link,
         an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut,
         an_error_of_one_peer_does_not_fail_a_send_to_another,
         an_error_tells_which_of_the_hosts_addresses_the_datagram_left_from,
@@ -670,7 +671,7 @@ fn options_that_the_host_does_not_have_are_named() {
 const MARK: Mark = Mark { ttl: 64, tos: 0 };
 /// What a link of the usual MTU takes.
 const MSS: u16 = 1460;
-const PLAIN: SendHow = SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 64, from: None };
+const PLAIN: SendHow = SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 64, from: None, scope: 0 };
 
 fn a_datagram_comes_with_what_its_header_said() {
     use rustix::net::sockopt;
@@ -684,7 +685,7 @@ fn a_datagram_comes_with_what_its_header_said() {
     assert_eq!(payload, b"hello");
     let from = endpoint(peer.local_addr().expect("bound"));
     let to = Some(addr("127.0.0.3"));
-    assert_eq!(received, Received { len: 5, truncated: false, from, to, segment: None, tos: 0xb8, ttl: 7 });
+    assert_eq!(received, Received { len: 5, truncated: false, from, scope: 0, to, segment: None, tos: 0xb8, ttl: 7 });
 
     let (id, at) = host.open(Datagrams::Udp, "::");
     let peer = UdpSocket::bind("[::1]:0").expect("a socket");
@@ -694,7 +695,7 @@ fn a_datagram_comes_with_what_its_header_said() {
     let (received, _) = host.recv_from(id, 100);
     let from = endpoint(peer.local_addr().expect("bound"));
     let to = Some(addr("2001:db8::1"));
-    assert_eq!(received, Received { len: 5, truncated: false, from, to, segment: None, tos: 0x2e, ttl: 9 });
+    assert_eq!(received, Received { len: 5, truncated: false, from, scope: 0, to, segment: None, tos: 0x2e, ttl: 9 });
 }
 
 fn a_datagram_leaves_with_what_its_header_is_to_say() {
@@ -721,6 +722,27 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
         let (_, from) = peer.recv_from(&mut [0; 9]).expect("received");
         assert_eq!(endpoint(from), Endpoint { addr: addr(at), port: bound.port });
     }
+}
+
+fn a_reply_to_an_address_of_a_link_leaves_by_that_link() {
+    let mut host = Host::new();
+    let (id, bound) = host.open(Datagrams::Udp, "::");
+    // A peer on the host's own link: the kernel gave the TUN such an address when it came up.
+    let link = std::fs::read_to_string("/proc/net/if_inet6").expect("addresses");
+    let link = link.lines().find(|line| line.starts_with("fe80")).expect("an address of the link");
+    let mut fields = link.split_whitespace();
+    let octets = u128::from_str_radix(fields.next().expect("the address"), 16).expect("hexadecimal");
+    let scope = u32::from_str_radix(fields.next().expect("the index"), 16).expect("hexadecimal");
+    let here = std::net::SocketAddrV6::new(octets.into(), bound.port, 0, scope);
+    let peer = UdpSocket::bind(std::net::SocketAddrV6::new(octets.into(), 0, 0, scope)).expect("bound");
+    peer.set_read_timeout(Some(PATIENCE)).expect("set");
+    peer.send_to(b"?", here).expect("sent");
+    let (received, _) = host.recv_from(id, 100);
+    assert_eq!(received.scope, scope);
+    let how = SendHow { from: received.to, scope: received.scope, ..PLAIN };
+    host.sockets.send_to(id, received.from, b"!", &how).expect("sent");
+    let (_, from) = peer.recv_from(&mut [0; 9]).expect("received");
+    assert_eq!(from, std::net::SocketAddr::V6(here));
 }
 
 fn an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut() {

@@ -129,6 +129,9 @@ pub struct SendHow {
     pub ttl: u8,
     /// The source address, one of the host's own; `None`: as the host chooses.
     pub from: Option<Addr>,
+    /// The index of the interface that it must leave by, for its destination is an address of that link alone; 0: as the
+    /// host routes.
+    pub scope: u32,
 }
 
 /// A datagram that came.
@@ -140,6 +143,8 @@ pub struct Received {
     pub truncated: bool,
     /// Who sent it.
     pub from: Endpoint,
+    /// The index of the interface that `from` is an address of, if it is one of a link alone (RFC 4007); 0: it is not.
+    pub scope: u32,
     /// The address it was sent to (IP_PKTINFO), if the host said so.
     pub to: Option<Addr>,
     /// The bytes are several datagrams of this length, the last may be shorter (UDP_GRO).

@@ -187,7 +187,11 @@ fn a_client_by_ipv6_reaches_a_container_of_ipv4() {
         netns.sysctl(&format!("ipv6.conf.{device}.disable_ipv6"), "0");
     }
     case.host.ip("addr add 2001:db8::112/64 dev out0 nodad");
+    case.host.ip("addr add fe80::112/64 dev out0 nodad");
     case.world.ip("addr add 2001:db8::1/64 dev in0 nodad");
+    case.world.ip("addr add fe80::1/64 dev in0 nodad");
+    let link = case.world.run("ip", &["-o", "link", "show", "in0"], "");
+    let of_link = format!("[fe80::112%{}]", link.split(':').next().expect("its index"));
     let (tcp, udp) = (c1.listen(at(C1, 80)), c1.udp(at(C1, 7)));
     // On all addresses, and on that of loopback alone.
     switch.tell(&["publish", "c1", "8080:80", "[::1]:8081:80", "7000:7/udp", "[::1]:7001:7/udp"]);
@@ -196,6 +200,7 @@ fn a_client_by_ipv6_reaches_a_container_of_ipv4() {
         (&case.host, "[::1]:8081"),
         (&case.host, "[2001:db8::112]:8080"),
         (&case.world, "[2001:db8::112]:8080"),
+        (&case.world, &format!("{of_link}:8080")),
     ] {
         let asked: SocketAddr = asked.parse().expect("an address");
         let near = client.enter(|| TcpStream::connect_timeout(&asked, CONNECTS));
@@ -206,9 +211,12 @@ fn a_client_by_ipv6_reaches_a_container_of_ipv4() {
         say(&near, &far, "hello").expect("heard");
         say(&far, &near, "hello to you").expect("heard");
     }
-    for (client, asked) in
-        [(&case.host, "[::1]:7000"), (&case.host, "[::1]:7001"), (&case.world, "[2001:db8::112]:7000")]
-    {
+    for (client, asked) in [
+        (&case.host, "[::1]:7000"),
+        (&case.host, "[::1]:7001"),
+        (&case.world, "[2001:db8::112]:7000"),
+        (&case.world, &format!("{of_link}:7000")),
+    ] {
         let asker = client.enter(|| UdpSocket::bind("[::]:0")).expect("a port");
         asker.set_read_timeout(Some(SOON)).expect("a socket");
         asker.connect(asked).expect("a route");

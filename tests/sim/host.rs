@@ -284,7 +284,7 @@ impl Sockets for Host {
         let (from, to, payload) = socket.coming.pop_front().ok_or(Failure::WouldBlock)?;
         let len = payload.len().min(into.len());
         into[..len].copy_from_slice(&payload[..len]);
-        Ok(Received { len, truncated: len < payload.len(), from, to, segment: None, tos: 0, ttl: 60 })
+        Ok(Received { len, truncated: len < payload.len(), from, scope: 0, to, segment: None, tos: 0, ttl: 60 })
     }
 
     fn next_error(&mut self, id: SocketId) -> Option<DatagramError> {

@@ -111,7 +111,7 @@ impl Datagram {
         !self.errors.is_empty()
     }
 
-    /// `interface`: the index of the only one it may leave by; 0: any.
+    /// `interface`: the index of the only one it may leave by; 0: as `how` says.
     pub fn send_to(&mut self, to: Endpoint, payload: &[u8], how: &SendHow, interface: u32) -> Result<(), Failure> {
         if to.addr.is_v4() != self.v4 {
             return Err(Failure::Other(libc::EAFNOSUPPORT));
@@ -168,6 +168,7 @@ impl Datagram {
     /// Writes what the header of a datagram is to say.
     fn describe(&self, control: &mut Control, to: Addr, segment: Option<NonZeroU16>, how: &SendHow, interface: u32) {
         let (tos, ttl) = (i32::from(how.tos), i32::from(how.ttl.max(1)));
+        let interface = if interface == 0 { how.scope } else { interface };
         let from = how.from.or(self.outbound.filter(|_| !is_loopback(to)));
         if self.v4 {
             control.push(libc::IPPROTO_IP, libc::IP_TOS, &tos.to_ne_bytes());
@@ -232,6 +233,7 @@ impl Datagram {
             len: message.len.min(into.len()),
             truncated: message.flags & libc::MSG_TRUNC != 0,
             from: read_name(&name[..message.name_len]).unwrap_or(Endpoint { addr: unspecified(self.v4), port: 0 }),
+            scope: if self.v4 { 0 } else { int(&name[24..message.name_len.max(24)]).cast_unsigned() },
             to: None,
             segment: None,
             tos: 0,

@@ -123,7 +123,7 @@ impl FakeSocket {
 
     pub fn put_as(&mut self, from: Endpoint, to: Option<Addr>, segment: Option<u16>, data: &[u8]) {
         let segment = segment.and_then(std::num::NonZeroU16::new);
-        let received = Received { len: data.len(), truncated: false, from, to, segment, tos: 0, ttl: 60 };
+        let received = Received { len: data.len(), truncated: false, from, scope: 0, to, segment, tos: 0, ttl: 60 };
         self.inbox.push_back(Ok((received, data.to_vec())));
     }
 }

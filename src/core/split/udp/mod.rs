@@ -126,34 +126,35 @@ pub struct FlowRow {
 /// Datagrams that are to be sent together: of one flow, one length but the last, and with equal headers.
 #[derive(Default)]
 struct Train {
-    whose: Option<Coach>,
+    /// What they have in common; `None`: there are none.
+    headers: Option<Headers>,
+    /// The flow; nothing ends one while a train waits.
+    at: u32,
+    /// Of all but the last, bytes.
+    len: usize,
     count: usize,
     bytes: Vec<u8>,
 }
 
-/// What the datagrams of a train have in common.
+/// What a container's datagram says of itself, and where it goes really.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Coach {
+struct Headers {
     origin: Origin,
     inside: Endpoint,
     shown: Endpoint,
     dial: Endpoint,
-    dont_fragment: bool,
-    tos: u8,
-    ttl: u8,
-    /// The flow; nothing ends one while a train waits.
-    at: u32,
-    /// Of all but the last datagram, bytes.
-    len: usize,
-    from: Option<Addr>,
+    how: SendHow,
 }
 
 impl Train {
-    /// The flow that the datagram goes on with, if it fits behind the last one.
-    fn takes(&self, key: &Coach, len: usize) -> Option<u32> {
-        let whose = self.whose.as_ref()?;
-        let same = Coach { at: whose.at, len: whose.len, from: whose.from, ..*key };
-        (same == *whose && (1..=whose.len).contains(&len)).then_some(whose.at)
+    /// The flow that a datagram of `len` bytes goes on with, if it fits behind the last one.
+    fn takes(&self, headers: &Headers, len: usize) -> Option<u32> {
+        (self.headers.as_ref() == Some(headers) && (1..=self.len).contains(&len)).then_some(self.at)
+    }
+
+    fn begin(&mut self, headers: Headers, at: u32, data: &[u8]) {
+        (self.headers, self.at, self.len) = (Some(headers), at, data.len());
+        self.add(data);
     }
 
     fn add(&mut self, data: &[u8]) {
@@ -163,7 +164,7 @@ impl Train {
 
     /// Nothing more can join.
     fn is_full(&self) -> bool {
-        self.count == JOINED || self.whose.is_some_and(|whose| self.bytes.len() < whose.len * self.count)
+        self.count == JOINED || self.bytes.len() < self.len * self.count
     }
 }
 
@@ -243,11 +244,16 @@ impl Udp {
         }
         let quote = Quote::of(frame);
         let dial = dial.unwrap_or(shown);
-        let (tos, ttl, dont_fragment) = (header[ipv4::TOS], header[ipv4::TTL] - 1, quote.dont_fragment);
-        let mut key =
-            Coach { origin, inside, shown, dial, dont_fragment, tos, ttl, at: 0, len: data.len(), from: None };
-        if segment.is_none()
-            && let Some(at) = self.train.takes(&key, data.len())
+        let how = SendHow {
+            segment,
+            dont_fragment: quote.dont_fragment,
+            tos: header[ipv4::TOS],
+            ttl: header[ipv4::TTL] - 1,
+            from: None,
+            scope: 0,
+        };
+        let headers = Headers { origin, inside, shown, dial, how };
+        if let Some(at) = self.train.takes(&headers, data.len())
             && let Some(flow) = self.table.flow_mut(at)
         {
             flow.last = quote;
@@ -275,20 +281,18 @@ impl Udp {
         if flow.begun == Begun::Inside && shown.port == DNS {
             flow.pending = flow.pending.saturating_add(datagrams as u16); // at most 128
         }
-        (key.at, key.from) = (at, flow.local);
         let joins = segment.is_none() && (1..=JOINED_LEN).contains(&data.len()) && shown.port != DNS;
         if std::mem::replace(&mut self.several, true) && joins {
-            self.train.whose = Some(key);
-            self.train.add(data);
+            self.train.begin(headers, at, data);
             return Ok(());
         }
-        self.send(at, data, &SendHow { segment, dont_fragment, tos, ttl, from: key.from }, now, lower)
+        self.send(at, data, how, now, lower)
     }
 
     /// The end of a turn, or before flows are ended: nothing waits any longer.
     pub fn flush(&mut self, now: Instant, lower: &mut dyn Lower) {
         self.several = false;
-        if self.train.whose.is_some() {
+        if self.train.headers.is_some() {
             self.send_train(now, lower);
             self.sweep(lower);
         }
@@ -296,13 +300,12 @@ impl Udp {
 
     /// Sends what waits; what the host does not take is counted, for its frames have been taken long since.
     fn send_train(&mut self, now: Instant, lower: &mut dyn Lower) {
-        let Some(Coach { origin, inside, dont_fragment, tos, ttl, at, len, from, .. }) = self.train.whose.take() else {
-            return;
-        };
-        let (count, mut bytes) = (std::mem::take(&mut self.train.count), std::mem::take(&mut self.train.bytes));
+        let Some(Headers { origin, inside, how, .. }) = self.train.headers.take() else { return };
+        let (at, count, mut bytes) =
+            (self.train.at, std::mem::take(&mut self.train.count), std::mem::take(&mut self.train.bytes));
         debug_assert!(self.table.flow(at).is_some_and(|flow| (flow.origin, flow.inside) == (origin, inside)));
-        let segment = NonZeroU16::new(len as u16).filter(|_| count > 1); // at most JOINED_LEN
-        if let Err(why) = self.send(at, &bytes, &SendHow { segment, dont_fragment, tos, ttl, from }, now, lower) {
+        let segment = NonZeroU16::new(self.train.len as u16).filter(|_| count > 1); // at most JOINED_LEN
+        if let Err(why) = self.send(at, &bytes, SendHow { segment, ..how }, now, lower) {
             (0..count).for_each(|_| lower.count(origin.port, why));
         }
         bytes.clear();
@@ -439,7 +442,7 @@ impl Udp {
             Some(socket) => socket,
             None => self.open(origin, inside, now, lower)?,
         };
-        let new = New { socket, origin, inside, shown, peer, local: None, begun: Begun::Inside };
+        let new = New { socket, origin, inside, shown, peer, scope: 0, local: None, begun: Begun::Inside };
         self.table.insert_flow(new, now).map_err(|_| DropReason::FlowQuota)
     }
 
@@ -481,19 +484,20 @@ impl Udp {
         }
     }
 
-    /// Sends a flow's datagrams; if the host refuses, its container is told, and this is how it is counted.
+    /// Sends a flow's datagrams, from where its peer expects them; if the host refuses, its container is told, and this is
+    /// how it is counted.
     fn send(
         &mut self,
         at: u32,
         data: &[u8],
-        how: &SendHow,
+        how: SendHow,
         now: Instant,
         lower: &mut dyn Lower,
     ) -> Result<(), DropReason> {
         let flow = self.table.flow(at).ok_or(DropReason::FlowTableFull)?;
-        let peer = flow.peer;
+        let (peer, how) = (flow.peer, SendHow { from: flow.local, scope: flow.scope, ..how });
         let id = self.table.socket(flow.socket).ok_or(DropReason::FlowTableFull)?.id;
-        let Err(why) = lower.sockets().send_to(id, peer, data, how) else { return Ok(()) };
+        let Err(why) = lower.sockets().send_to(id, peer, data, &how) else { return Ok(()) };
         Err(self.errors.refused(&self.table, at, proto::UDP, why, now, lower))
     }
 
@@ -613,8 +617,8 @@ impl Udp {
             let ports = u64::from(u16::MAX) + 1 - FIRST_PORT;
             shown.port = (FIRST_PORT + lower.random() % ports) as u16; // at most 65,535
         }
-        let peer = received.from;
-        let new = New { socket, origin, inside: to, shown, peer, local: received.to, begun: Begun::Outside };
+        let (peer, scope, local) = (received.from, received.scope, received.to);
+        let new = New { socket, origin, inside: to, shown, peer, scope, local, begun: Begun::Outside };
         self.table.insert_flow(new, now).map_err(|_| DropReason::FlowQuota)
     }
 

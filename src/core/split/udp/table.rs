@@ -144,6 +144,8 @@ pub(in crate::core::split) struct Flow {
     pub shown: Endpoint,
     /// The peer as the host knows it.
     pub peer: Endpoint,
+    /// The interface by which alone the peer is reached; 0: whichever.
+    pub scope: u32,
     /// The host's address that the peer asked.
     pub local: Option<Addr>,
     pub begun: Begun,
@@ -169,6 +171,7 @@ pub(in crate::core::split) struct New {
     pub inside: Endpoint,
     pub shown: Endpoint,
     pub peer: Endpoint,
+    pub scope: u32,
     pub local: Option<Addr>,
     pub begun: Begun,
 }
@@ -430,7 +433,7 @@ impl Table {
 
     /// Begins a flow on a socket. What is there under either of its names gives way.
     pub fn insert_flow(&mut self, new: New, now: Instant) -> Result<u32, Full> {
-        let New { socket, origin, inside, shown, peer, local, begun } = new;
+        let New { socket, origin, inside, shown, peer, scope, local, begun } = new;
         // First what its socket must outlive: the last flow takes the socket along.
         let old = [self.by_shown.get(&(origin, inside, shown)), self.by_peer.get(&(socket, peer, local))];
         for at in old.map(|at| at.copied()).into_iter().flatten() {
@@ -454,6 +457,7 @@ impl Table {
             inside,
             shown,
             peer,
+            scope,
             local,
             begun,
             rank,

@@ -17,7 +17,7 @@ fn datagram_goes_out_and_its_answer_comes_back_from_the_address_that_was_asked()
     assert_eq!((socket.bound.addr, socket.sent.len()), (Addr::V4_UNSPECIFIED, 1));
     let Sent { to, data, how } = socket.sent.remove(0);
     assert_eq!((to, &data[..]), (at("198.51.100.5:5000"), &b"question"[..]));
-    assert_eq!(how, SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 63, from: None });
+    assert_eq!(how, SendHow { segment: None, dont_fragment: false, tos: 0, ttl: 63, from: None, scope: 0 });
     socket.put(at("198.51.100.5:5000"), b"answer");
     assert!(!udp.socket_ready(id, READABLE, NOW, &mut around));
     assert_eq!(heard(&mut around), [(at("198.51.100.5:5000"), at("172.17.0.2:4000"), b"answer".to_vec())]);
@@ -117,7 +117,7 @@ fn what_a_container_asks_of_its_packets_goes_along() {
     let mut quic = Packet::udp(at("172.17.0.2:4000"), at("198.51.100.5:443"), b"x");
     (quic.fragment, quic.tos, quic.ttl) = (ipv4::DF, 0xb9, 2);
     send(&mut udp, &mut around, &quic, NOW).unwrap();
-    let how = SendHow { segment: None, dont_fragment: true, tos: 0xb9, ttl: 1, from: None };
+    let how = SendHow { segment: None, dont_fragment: true, tos: 0xb9, ttl: 1, from: None, scope: 0 };
     assert_eq!(around.only().1.sent[0].how, how);
     quic.ttl = 1;
     assert_eq!(send(&mut udp, &mut around, &quic, NOW), Err(DropReason::TtlExceeded));
