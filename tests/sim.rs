@@ -26,3 +26,5 @@ mod sockets;
 mod stacks;
 #[path = "sim/tracking.rs"]
 mod tracking;
+#[path = "sim/trains.rs"]
+mod trains;

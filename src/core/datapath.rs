@@ -191,6 +191,9 @@ impl Datapath {
             Role::Endpoint(attachment) => (Link::Ethernet, Some(attachment.network)),
             Role::Uplink => (Link::Ip, None),
         };
+        if self.follow_at_socket(port, buf, len, now, world) {
+            return;
+        }
         let done = Frame::parse(buf, HEADROOM, HEADROOM + len, link).map_err(DropReason::from).and_then(|mut frame| {
             let point = if network.is_some() { Point::PortIn } else { Point::UplinkIn };
             capture(world, point, port, &mut frame, link);

@@ -42,10 +42,10 @@ use super::split::{Lower, Origin, ping, tcp, udp};
 use super::time::Instant;
 use super::world::World;
 use super::worth::Worth;
-use crate::frame::{Caps, Fragment, Frame, L4};
+use crate::frame::{Caps, Fragment, Frame, HEADROOM, L4};
 use crate::wire::addr::{Addr, Cidr};
 use crate::wire::ip::{icmp, proto, tcp as tcp_header};
-use crate::wire::{get16, get32};
+use crate::wire::{get16, get32, vnet};
 
 /// The host has no such address family.
 const EAFNOSUPPORT: i32 = 97;
@@ -283,6 +283,29 @@ impl Datapath {
         let seq = get32(quote, usize::from(quote[0] & 0xf) * 4 + 4);
         self.with_engines(now, world, |e, lower| e.tcp.icmp_error(quoted, network, seq, mtu, now, lower))
             .unwrap_or(false)
+    }
+
+    /// Is the frame of `len` bytes in `buf` a datagram like one of `port` that waits to be sent? Then it waits with that one:
+    /// its journey would be the same, and is not made again.
+    #[inline]
+    pub(super) fn follow_at_socket(
+        &mut self,
+        port: PortId,
+        buf: &[u8],
+        len: usize,
+        now: Instant,
+        world: &dyn World,
+    ) -> bool {
+        let Some(uplink) = &mut self.socket_uplink else { return false };
+        // Who captures sees all points of it.
+        let follows = !world.capturing() && uplink.udp.follow(port, &buf[HEADROOM - vnet::LEN..HEADROOM + len], now);
+        if follows {
+            self.rules.outbound += 1;
+            if let Some(counted) = self.ports.get_mut(uplink.port) {
+                counted.counters.tx.count(len);
+            }
+        }
+        follows
     }
 
     fn count_to_host(&mut self, frame: &Frame<'_>) {

@@ -15,9 +15,9 @@ use crate::wire::ip::{ETH_LEN, ethertype, ipv4, proto, udp};
 use crate::wire::vnet::{self, VnetHeader, gso};
 use crate::wire::{checksum, get16, put16};
 
-const L3: usize = vnet::LEN + ETH_LEN;
-const L4: usize = L3 + ipv4::MIN_LEN;
-const DATA: usize = L4 + udp::LEN;
+pub(super) const L3: usize = vnet::LEN + ETH_LEN;
+pub(super) const L4: usize = L3 + ipv4::MIN_LEN;
+pub(super) const DATA: usize = L4 + udp::LEN;
 
 /// Joins the frame at `start`, up to the first of `ends`, with as many of those behind it, up to the next of `ends` each, as go
 /// together: how many frames that is, and where the one that they are now ends.
@@ -69,9 +69,7 @@ impl Joint {
             && len <= self.size
             && self.end - self.start + len <= usize::from(u16::MAX)
             && (dont_fragment || id == self.id.wrapping_add(1))
-            && alike(first, next, vnet::LEN..L3 + ipv4::TOTAL_LEN)
-            && alike(first, next, L3 + ipv4::FRAGMENT..L3 + ipv4::CHECKSUM)
-            && alike(first, next, L3 + ipv4::SRC..L4 + udp::LENGTH)
+            && have_same_headers(first, next)
             && checksum::add(partial, len as u16) == checksum::add(get16(next, L4 + udp::CHECKSUM), 0);
         if joins {
             bytes.copy_within(start + DATA..end, self.end);
@@ -109,7 +107,7 @@ impl Joint {
 }
 
 /// How many bytes of data the frame has, if it is one that may be joined.
-fn data_of(frame: &[u8]) -> Option<usize> {
+pub(super) fn data_of(frame: &[u8]) -> Option<usize> {
     if frame.len() <= DATA {
         return None;
     }
@@ -128,6 +126,10 @@ fn data_of(frame: &[u8]) -> Option<usize> {
     is_plain.then_some(frame.len() - DATA)
 }
 
-fn alike(first: &[u8], next: &[u8], range: std::ops::Range<usize>) -> bool {
-    first[range.clone()] == next[range]
+/// Of two frames with data: are they of one flow, with equal headers but for lengths, identification and checksums?
+pub(super) fn have_same_headers(first: &[u8], next: &[u8]) -> bool {
+    let alike = |range: std::ops::Range<usize>| first[range.clone()] == next[range];
+    alike(vnet::LEN..L3 + ipv4::TOTAL_LEN)
+        && alike(L3 + ipv4::FRAGMENT..L3 + ipv4::CHECKSUM)
+        && alike(L3 + ipv4::SRC..L4 + udp::LENGTH)
 }

@@ -18,6 +18,7 @@
 //! # References
 //! linux/virtio_net.h, Linux include/linux/virtio_net.h (`virtio_net_hdr_to_skb`), drivers/net/tun.c.
 
+pub mod follow;
 pub mod fragment;
 pub mod join;
 mod layout;

@@ -20,7 +20,8 @@
 //! time to live, type of service and ECN go along.
 //!
 //! Short datagrams of one flow that are read together are sent together, as one call: after a turn's first, which is sent at
-//! once, they wait in a [`Train`] for what comes next, for the end of the turn at most ([`Udp::flush`]).
+//! once, they wait in a [`Train`] for what comes next, for the end of the turn at most ([`Udp::flush`]). One that has the headers
+//! of those that wait joins them as soon as it is read, without its journey through the switch ([`Udp::follow`]).
 //!
 //! An ICMP error that one datagram met makes the next `send_to` fail, whatever its destination: the error queue is drained,
 //! the container told, and the datagram sent again, once.
@@ -65,6 +66,7 @@ use crate::core::socket::{
 };
 use crate::core::time::Instant;
 use crate::core::worth::Worth;
+use crate::frame::follow::{Follower, Leader};
 use crate::frame::{BUFFER_LEN, Fragment, Frame, Gso, HEADROOM, L3, L4, MAX_SEGMENTS, fragment};
 use crate::wire::addr::Addr;
 use crate::wire::get16;
@@ -76,8 +78,8 @@ pub use self::table::{Limits, Timeouts};
 const DNS: u16 = 53;
 /// How long a flow outlives the answer to its last question.
 const DNS_LINGER: Duration = Duration::from_secs(2);
-/// Datagrams in a train, and the longest that joins one, bytes.
-const JOINED: usize = 16;
+/// Datagrams in a train (UDP_MAX_SEGMENTS before Linux 6.9), and the longest that joins one, bytes.
+const JOINED: usize = 64;
 const JOINED_LEN: usize = 2048;
 /// Calls of `recv_from`, and bytes, before others get their turn.
 const RECEIVED_AT_ONCE: (usize, usize) = (64, 256 << 10);
@@ -128,6 +130,8 @@ pub struct FlowRow {
 struct Train {
     /// What they have in common; `None`: there are none.
     headers: Option<Headers>,
+    /// The headers of the first, as it was read.
+    leader: Option<Leader>,
     /// The flow; nothing ends one while a train waits.
     at: u32,
     /// Of all but the last, bytes.
@@ -149,22 +153,26 @@ struct Headers {
 impl Train {
     /// The flow that a datagram of `len` bytes goes on with, if it fits behind the last one.
     fn takes(&self, headers: &Headers, len: usize) -> Option<u32> {
-        (self.headers.as_ref() == Some(headers) && (1..=self.len).contains(&len)).then_some(self.at)
+        (self.headers.as_ref() == Some(headers) && self.has_room(len)).then_some(self.at)
     }
 
-    fn begin(&mut self, headers: Headers, at: u32, data: &[u8]) {
-        (self.headers, self.at, self.len) = (Some(headers), at, data.len());
+    /// Can one of `len` bytes join? A shorter one is the last.
+    fn has_room(&self, len: usize) -> bool {
+        (1..=self.len).contains(&len)
+            && self.count < JOINED
+            && self.bytes.len() == self.len * self.count
+            && self.bytes.len() + len <= MAX_DATA
+    }
+
+    fn begin(&mut self, headers: Headers, at: u32, frame: &Frame<'_>) {
+        let data = &frame.l4()[udp::LEN..usize::from(get16(frame.l4(), udp::LENGTH))];
+        (self.headers, self.leader, self.at, self.len) = (Some(headers), Leader::of(frame), at, data.len());
         self.add(data);
     }
 
     fn add(&mut self, data: &[u8]) {
         self.bytes.extend_from_slice(data);
         self.count += 1;
-    }
-
-    /// Nothing more can join.
-    fn is_full(&self) -> bool {
-        self.count == JOINED || self.bytes.len() < self.len * self.count
     }
 }
 
@@ -259,9 +267,6 @@ impl Udp {
             flow.last = quote;
             self.table.touch(at, Way::Out, 1, data.len() as u64, now);
             self.train.add(data);
-            if self.train.is_full() {
-                self.send_train(now, lower);
-            }
             return Ok(());
         }
         self.send_train(now, lower);
@@ -283,10 +288,28 @@ impl Udp {
         }
         let joins = segment.is_none() && (1..=JOINED_LEN).contains(&data.len()) && shown.port != DNS;
         if std::mem::replace(&mut self.several, true) && joins {
-            self.train.begin(headers, at, data);
+            self.train.begin(headers, at, frame);
             return Ok(());
         }
         self.send(at, data, how, now, lower)
+    }
+
+    /// Does a frame of `port`, in `bytes` with its virtio header, join those that wait, as a datagram of the same headers?
+    /// Then it was taken, as [`Udp::input`] takes what went all the way to it.
+    #[inline]
+    pub fn follow(&mut self, port: PortId, bytes: &[u8], now: Instant) -> bool {
+        let train = &mut self.train;
+        if let Some(Follower { id, data }) = train.leader.as_ref().and_then(|leader| leader.leads(bytes))
+            && train.headers.is_some_and(|headers| headers.origin.port == port)
+            && train.has_room(data.len())
+            && let Some(flow) = self.table.flow_mut(train.at)
+        {
+            flow.last.follow(id, data.len());
+            self.table.touch(train.at, Way::Out, 1, data.len() as u64, now);
+            train.add(data);
+            return true;
+        }
+        false
     }
 
     /// The end of a turn, or before flows are ended: nothing waits any longer.
@@ -300,6 +323,7 @@ impl Udp {
 
     /// Sends what waits; what the host does not take is counted, for its frames have been taken long since.
     fn send_train(&mut self, now: Instant, lower: &mut dyn Lower) {
+        self.train.leader = None;
         let Some(Headers { origin, inside, how, .. }) = self.train.headers.take() else { return };
         let (at, count, mut bytes) =
             (self.train.at, std::mem::take(&mut self.train.count), std::mem::take(&mut self.train.bytes));

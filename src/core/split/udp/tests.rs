@@ -92,10 +92,10 @@ fn datagrams_of_one_flow_in_one_turn_are_sent_together_behind_the_first() {
 }
 
 #[test]
-fn train_has_at_most_16_datagrams_of_2_kib() {
+fn train_has_at_most_64_datagrams_of_2_kib_and_64_kib_in_all() {
     let (mut udp, mut around) = engine();
-    for (len, calls) in [(2048, [1, 16, 16, 7].as_slice()), (2049, &[1; 40])] {
-        let sent = turn(&mut udp, &mut around, &[("198.51.100.5:5000", len, 0); 40]);
+    for (len, calls) in [(1000, [1, 64, 35].as_slice()), (2048, &[1, 31, 31, 31, 6]), (2049, &[1; 100])] {
+        let sent = turn(&mut udp, &mut around, &[("198.51.100.5:5000", len, 0); 100]);
         assert_eq!(sent.iter().map(|call| call.1.len()).collect::<Vec<_>>(), calls, "{len} bytes each");
     }
 }
