@@ -20,7 +20,7 @@ mod packet;
 mod random;
 #[path = "sim/routing.rs"]
 mod routing;
-#[path = "sim/sockets.rs"]
+#[path = "sim/sockets/mod.rs"]
 mod sockets;
 #[path = "sim/stacks.rs"]
 mod stacks;
