@@ -30,6 +30,12 @@ impl Addr {
         Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
 
+    /// The unspecified address of IPv4, or of IPv6.
+    #[inline]
+    pub const fn unspecified(v4: bool) -> Addr {
+        if v4 { Addr::V4_UNSPECIFIED } else { Addr::V6_UNSPECIFIED }
+    }
+
     /// Reads four bytes at `at`. Panics when out of bounds.
     #[inline]
     pub fn read4(bytes: &[u8], at: usize) -> Addr {

@@ -12,7 +12,6 @@
 //!
 //! Other queries (timestamps, address masks) no socket can send; they are dropped.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::ids::Owner;
@@ -259,7 +258,7 @@ impl Ping {
             lower.came_to(Worth::Nothing); // a socket for a socket, again and again, is dear
         }
         close_all(self.table.take_closed(), lower);
-        let addr = if inside.addr.is_v4() { Addr::V4_UNSPECIFIED } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED).into() };
+        let addr = Addr::unspecified(inside.addr.is_v4());
         let id = lower.ids().insert(Owner::Ping(self.table.next_socket())).ok_or(DropReason::FlowTableFull)?;
         let opened = if leaves_some(lower.sockets().room(), self.table.sockets_of(origin.port)) {
             lower.sockets().open(id, Datagrams::Ping, Endpoint { addr, port: inside.port })

@@ -232,7 +232,8 @@ impl Datagram {
         let mut received = Received {
             len: message.len.min(into.len()),
             truncated: message.flags & libc::MSG_TRUNC != 0,
-            from: read_name(&name[..message.name_len]).unwrap_or(Endpoint { addr: unspecified(self.v4), port: 0 }),
+            from: read_name(&name[..message.name_len])
+                .unwrap_or(Endpoint { addr: Addr::unspecified(self.v4), port: 0 }),
             scope: if self.v4 { 0 } else { int(&name[24..message.name_len.max(24)]).cast_unsigned() },
             to: None,
             segment: None,
@@ -353,10 +354,6 @@ pub fn may_ping() -> bool {
 
 fn is_loopback(addr: Addr) -> bool {
     std::net::IpAddr::from(addr).is_loopback()
-}
-
-fn unspecified(v4: bool) -> Addr {
-    if v4 { Addr::V4_UNSPECIFIED } else { std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED).into() }
 }
 
 /// Writes a `struct sockaddr_in` or `sockaddr_in6`.

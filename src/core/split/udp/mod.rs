@@ -44,7 +44,6 @@ pub(super) mod table;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -479,7 +478,7 @@ impl Udp {
         lower: &mut dyn Lower,
     ) -> Result<u32, DropReason> {
         let mut gave_way = self.table.make_socket_room(origin.port).map_err(|_| DropReason::FlowQuota)?;
-        let any = if inside.addr.is_v4() { Addr::V4_UNSPECIFIED } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED).into() };
+        let any = Addr::unspecified(inside.addr.is_v4());
         let mut spared = true;
         loop {
             self.sweep(lower);
