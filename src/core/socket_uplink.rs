@@ -519,31 +519,9 @@ impl Datapath {
             ));
         }
         let origin = Origin { port: owner, network };
-        // Asked before anything is opened: thousands of sockets that are closed again would hold up frames for nothing.
-        let room = world.sockets().map_or(0, |sockets| sockets.room());
-        let places = self.socket_uplink.as_ref().map_or(0, |uplink| uplink.tcp.listeners_left());
-        let (mut needed, mut of_tcp) = (0, 0);
-        let (mut first_beyond, mut first_without_place) = (None, None);
-        for publication in ports.iter().filter(|p| p.host_ip.is_none_or(|ip| !self.is_gateway(ip))) {
-            let sockets = if publication.host_ip.is_some() { 1 } else { WILDCARDS.len() };
-            needed += sockets;
-            of_tcp += if publication.proto == Transport::Tcp { sockets } else { 0 };
-            first_beyond = first_beyond.or((needed > room).then_some(publication));
-            first_without_place = first_without_place.or((of_tcp > places).then_some(publication));
-        }
-        if let Some(publication) = first_beyond {
-            let why = format!("the request needs {needed} descriptors and {room} are left; {RAISE_LIMIT}");
-            return Err(not_bound(publication, publication.host_ip, Failure::NoFiles, why));
-        }
-        if let Some(publication) = first_without_place {
-            let why = format!(
-                "the request needs {of_tcp} listeners and {places} are left; publish fewer ports, or at one address"
-            );
-            return Err(not_bound(publication, publication.host_ip, Failure::NoMemory, why));
-        }
+        self.check_room(ports, world)?;
         for (at, (tag, publication)) in tags.iter().zip(ports).enumerate() {
-            // An address of the gateway's is not the host's: what is published there is for containers alone.
-            if publication.host_ip.is_some_and(|ip| self.is_gateway(ip)) {
+            if !self.is_on_host(publication) {
                 continue;
             }
             let to = Endpoint { addr: ip, port: publication.container_port };
@@ -552,6 +530,32 @@ impl Datapath {
                 let why = why_not(failure, at_addr, publication.host_port);
                 return Err(not_bound(publication, Some(at_addr), failure, why));
             }
+        }
+        Ok(())
+    }
+
+    /// Does it need sockets? An address of the gateway's is not the host's: what is published there is for containers
+    /// alone.
+    fn is_on_host(&self, publication: &Publication) -> bool {
+        publication.host_ip.is_none_or(|ip| !self.is_gateway(ip))
+    }
+
+    /// Are there descriptors and listeners enough for all of `ports`? Asked before anything is opened: thousands of sockets
+    /// that are closed again would hold up frames for nothing.
+    fn check_room(&self, ports: &[Publication], world: &mut dyn World) -> Result<(), CommandError> {
+        let on_host = || ports.iter().filter(|publication| self.is_on_host(publication));
+        let room = world.sockets().map_or(0, |sockets| sockets.room());
+        if let Some((publication, needed)) = first_beyond(room, on_host()) {
+            let why = format!("the request needs {needed} descriptors and {room} are left; {RAISE_LIMIT}");
+            return Err(not_bound(publication, publication.host_ip, Failure::NoFiles, why));
+        }
+        let of_tcp = on_host().filter(|publication| publication.proto == Transport::Tcp);
+        let places = self.socket_uplink.as_ref().map_or(0, |uplink| uplink.tcp.listeners_left());
+        if let Some((publication, needed)) = first_beyond(places, of_tcp) {
+            let why = format!(
+                "the request needs {needed} listeners and {places} are left; publish fewer ports, or at one address"
+            );
+            return Err(not_bound(publication, publication.host_ip, Failure::NoMemory, why));
         }
         Ok(())
     }
@@ -613,6 +617,21 @@ impl Datapath {
 
 /// Where a port is published for which no address was given.
 const WILDCARDS: [Addr; 2] = [Addr::V4_UNSPECIFIED, Addr::V6_UNSPECIFIED];
+
+/// The first publication for whose sockets `left` are not enough, and how many all publications need.
+fn first_beyond<'a>(
+    left: usize,
+    publications: impl Iterator<Item = &'a Publication>,
+) -> Option<(&'a Publication, usize)> {
+    let (mut needed, mut first) = (0, None);
+    for publication in publications {
+        needed += if publication.host_ip.is_some() { 1 } else { WILDCARDS.len() };
+        if needed > left {
+            first.get_or_insert(publication);
+        }
+    }
+    first.map(|publication| (publication, needed))
+}
 
 /// What cures a lack of descriptors.
 const RAISE_LIMIT: &str = "raise RLIMIT_NOFILE ('ulimit -n') or publish fewer ports";
