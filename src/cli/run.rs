@@ -145,7 +145,7 @@ fn attempt(options: Options) -> Result<Outcome, Failure> {
     let (source, mut file) = Source::read(config.as_deref()).map_err(failed)?;
     file.switch.log.get_or_insert(Level::Warn);
     let over = Overrides { control: control.clone(), log: *log, ..over.clone() };
-    let settings = Settings::new(&source, file, over).map_err(failed)?;
+    let settings = Settings::new(&source, &file, &over).map_err(failed)?;
     let has_uplink = settings.uplink.is_some();
     if !has_uplink && !publish.is_empty() {
         tell_person("there is no uplink, so published ports are reached from inside only (--uplink)");

@@ -67,7 +67,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     };
     let over = Overrides { control: control.control, log, ..over };
     let (source, file) = Source::read(config.as_deref()).map_err(failed)?;
-    let settings = Settings::new(&source, file, over).map_err(failed)?;
+    let settings = Settings::new(&source, &file, &over).map_err(failed)?;
     let control = Control { control: settings.control.clone() }.path()?;
 
     let log = Log::begin(settings.log);
