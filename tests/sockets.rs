@@ -105,7 +105,7 @@ fn trials() -> Vec<Trial> {
         a_datagram_comes_with_what_its_header_said,
         a_datagram_leaves_with_what_its_header_is_to_say,
         a_reply_leaves_from_the_address_that_was_asked,
-        a_reply_to_an_address_of_a_link_leaves_by_that_link,
+        a_reply_to_or_from_an_address_of_a_link_leaves_by_that_link,
         an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut,
         an_error_of_one_peer_does_not_fail_a_send_to_another,
         an_error_tells_which_of_the_hosts_addresses_the_datagram_left_from,
@@ -724,7 +724,7 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
     }
 }
 
-fn a_reply_to_an_address_of_a_link_leaves_by_that_link() {
+fn a_reply_to_or_from_an_address_of_a_link_leaves_by_that_link() {
     let mut host = Host::new();
     let (id, bound) = host.open(Datagrams::Udp, "::");
     // A peer on the host's own link: the kernel gave the TUN such an address when it came up.
@@ -734,15 +734,19 @@ fn a_reply_to_an_address_of_a_link_leaves_by_that_link() {
     let octets = u128::from_str_radix(fields.next().expect("the address"), 16).expect("hexadecimal");
     let scope = u32::from_str_radix(fields.next().expect("the index"), 16).expect("hexadecimal");
     let here = std::net::SocketAddrV6::new(octets.into(), bound.port, 0, scope);
-    let peer = UdpSocket::bind(std::net::SocketAddrV6::new(octets.into(), 0, 0, scope)).expect("bound");
-    peer.set_read_timeout(Some(PATIENCE)).expect("set");
-    peer.send_to(b"?", here).expect("sent");
-    let (received, _) = host.recv_from(id, 100);
-    assert_eq!(received.scope, scope);
-    let how = SendHow { from: received.to, scope: received.scope, ..PLAIN };
-    host.sockets.send_to(id, received.from, b"!", &how).expect("sent");
-    let (_, from) = peer.recv_from(&mut [0; 9]).expect("received");
-    assert_eq!(from, std::net::SocketAddr::V6(here));
+    let everywhere = "2001:db8::1".parse().expect("an address");
+    for asker in [octets.into(), everywhere] {
+        let scope_of_asker = if asker == everywhere { 0 } else { scope };
+        let peer = UdpSocket::bind(std::net::SocketAddrV6::new(asker, 0, 0, scope_of_asker)).expect("bound");
+        peer.set_read_timeout(Some(PATIENCE)).expect("set");
+        peer.send_to(b"?", here).expect("sent");
+        let (received, _) = host.recv_from(id, 100);
+        assert_eq!(received.scope, scope, "{asker}");
+        let how = SendHow { from: received.to, scope: received.scope, ..PLAIN };
+        host.sockets.send_to(id, received.from, b"!", &how).expect("sent");
+        let (_, from) = peer.recv_from(&mut [0; 9]).expect("received");
+        assert_eq!(from, std::net::SocketAddr::V6(here));
+    }
 }
 
 fn an_empty_datagram_is_no_end_and_a_long_one_is_told_to_be_cut() {

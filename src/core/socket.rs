@@ -129,8 +129,8 @@ pub struct SendHow {
     pub ttl: u8,
     /// The source address, one of the host's own; `None`: as the host chooses.
     pub from: Option<Addr>,
-    /// The index of the interface that it must leave by, for its destination is an address of that link alone; 0: as the
-    /// host routes.
+    /// The index of the interface that it must leave by, for one of its addresses is of that link alone; 0: as the host
+    /// routes.
     pub scope: u32,
 }
 
@@ -143,7 +143,7 @@ pub struct Received {
     pub truncated: bool,
     /// Who sent it.
     pub from: Endpoint,
-    /// The index of the interface that `from` is an address of, if it is one of a link alone (RFC 4007); 0: it is not.
+    /// The index of the interface that `from` or `to` is an address of, if one is of a link alone (RFC 4007); 0: neither is.
     pub scope: u32,
     /// The address it was sent to (IP_PKTINFO), if the host said so.
     pub to: Option<Addr>,
@@ -263,6 +263,13 @@ pub trait Sockets {
     fn room_for_clients(&self) -> usize {
         self.room()
     }
+}
+
+/// The most bytes of datagrams of `len` bytes each that [`Sockets::send_to`] sends together: those of an IP packet less its
+/// longest headers, and of 64 datagrams (UDP_MAX_SEGMENTS), the headers of IPv6 and UDP included: Linux counted them until 5.16.
+#[inline]
+pub fn most_together(len: usize) -> usize {
+    (65_535 - 60 - 8).min((64 * len).saturating_sub(40 + 8))
 }
 
 /// May who holds so many sockets have one more of what is left? A fifth stays for others, whoever takes all he can get:

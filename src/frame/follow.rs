@@ -3,7 +3,7 @@
 //! # Theory of operation
 //! A sender of datagrams sends many that differ in length, identification and data alone. What [`Frame::parse`] and all behind
 //! it found of the first holds for the others, so the first is kept as a [`Leader`], and whoever sends datagrams together
-//! needs a comparison of 40 bytes for each that follows. What could be wrong in a follower is looked at as ever: its lengths
+//! needs a comparison of 32 bytes for each that follows. What could be wrong in a follower is looked at as ever: its lengths
 //! and the checksum of its IPv4 header. Its UDP checksum is still to be computed, so it is not wrong.
 //!
 //! # Limits

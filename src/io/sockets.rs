@@ -218,8 +218,9 @@ impl Stream {
         // Sending after our own end is the caller's mistake, and no news of the peer.
         if ends && !(errno == Errno::PIPE && self.finished) {
             self.error.get_or_insert(failure);
-            (self.ending, self.dry) = (true, false);
+            self.ending = true;
         }
+        self.dry &= failure == Failure::WouldBlock;
         failure
     }
 }

@@ -19,16 +19,12 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::{Outbound, endpoint_of, failure_of, socket_address};
-use crate::core::socket::{DatagramError, Datagrams, Endpoint, Failure, Received, SendHow};
+use crate::core::socket::{DatagramError, Datagrams, Endpoint, Failure, Received, SendHow, most_together};
 use crate::io::sys::sockets::{receive_message, send_message, set_option};
 use crate::wire::addr::Addr;
 
 /// ICMP errors that wait.
 const ERRORS: usize = 16;
-/// Datagrams in one call (UDP_MAX_SEGMENTS before Linux 6.9).
-const SEGMENTS: usize = 64;
-/// The most bytes in one call: an IP packet's, less its longest headers.
-const BURST: usize = 65_535 - 60 - 8;
 /// A `struct sockaddr_in6`, the longest name.
 const NAME_LEN: usize = 28;
 /// Room for every cmsg that can come: packet info, type of service, time to live, segment length, and an error with its
@@ -120,7 +116,7 @@ impl Datagram {
         let Some(segment) = how.segment.map(|len| usize::from(len.get())).filter(|&len| len < payload.len()) else {
             return self.send_one(to, payload, None, how, interface);
         };
-        let burst = (BURST / segment).clamp(1, SEGMENTS) * segment;
+        let burst = (most_together(segment) / segment).max(1) * segment;
         for burst in payload.chunks(burst) {
             match self.send_one(to, burst, how.segment.filter(|_| burst.len() > segment), how, interface) {
                 // The device cannot, the kernel is too old, or a segment needs fragments: one by one, then.
@@ -244,6 +240,9 @@ impl Datagram {
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     received.to = packet_info(level, kind, data);
+                    if received.scope == 0 && received.to.is_some_and(is_of_link) {
+                        received.scope = int(&data[16..]).cast_unsigned();
+                    }
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => received.tos = data.first().copied().unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => received.tos = int(data) as u8, // 0 to 255
@@ -354,6 +353,11 @@ pub fn may_ping() -> bool {
 
 fn is_loopback(addr: Addr) -> bool {
     std::net::IpAddr::from(addr).is_loopback()
+}
+
+/// Is it an address of one link alone?
+fn is_of_link(addr: Addr) -> bool {
+    matches!(std::net::IpAddr::from(addr), std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Writes a `struct sockaddr_in` or `sockaddr_in6`.

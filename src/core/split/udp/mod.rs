@@ -61,7 +61,7 @@ use crate::core::icmp::Complaint;
 use crate::core::network::NetworkId;
 use crate::core::port::PortId;
 use crate::core::socket::{
-    Close, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId, leaves_some,
+    Close, Datagrams, Endpoint, Failure, Ready, Received, RouteKind, SendHow, SocketId, leaves_some, most_together,
 };
 use crate::core::time::Instant;
 use crate::core::worth::Worth;
@@ -77,8 +77,7 @@ pub use self::table::{Limits, Timeouts};
 const DNS: u16 = 53;
 /// How long a flow outlives the answer to its last question.
 const DNS_LINGER: Duration = Duration::from_secs(2);
-/// Datagrams in a train (UDP_MAX_SEGMENTS before Linux 6.9), and the longest that joins one, bytes.
-const JOINED: usize = 64;
+/// The longest datagram that joins a train, bytes.
 const JOINED_LEN: usize = 2048;
 /// Calls of `recv_from`, and bytes, before others get their turn.
 const RECEIVED_AT_ONCE: (usize, usize) = (64, 256 << 10);
@@ -158,9 +157,8 @@ impl Train {
     /// Can one of `len` bytes join? A shorter one is the last.
     fn has_room(&self, len: usize) -> bool {
         (1..=self.len).contains(&len)
-            && self.count < JOINED
             && self.bytes.len() == self.len * self.count
-            && self.bytes.len() + len <= MAX_DATA
+            && self.bytes.len() + len <= most_together(self.len)
     }
 
     fn begin(&mut self, headers: Headers, at: u32, frame: &Frame<'_>) {
@@ -588,6 +586,7 @@ impl Udp {
         let datagrams = segment.map_or(1, |size| len.div_ceil(usize::from(size.get())));
         self.table.touch(flow_at, Way::In, datagrams as u64, len as u64, now);
         let Some(flow) = self.table.flow_mut(flow_at) else { return Ok(()) };
+        flow.scope = received.scope; // its link may have come back as another
         let (shown, inside) = (flow.shown, flow.inside);
         if flow.begun == Begun::Inside && shown.port == DNS {
             flow.pending = flow.pending.saturating_sub(datagrams.min(usize::from(u16::MAX)) as u16);

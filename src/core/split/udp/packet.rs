@@ -32,11 +32,13 @@ pub(in crate::core::split) struct Quote {
 }
 
 impl Quote {
-    /// Remembers a datagram of `data` bytes whose headers are those of the last but for its length and identification.
+    /// Remembers a datagram of `data` bytes with a partial checksum, whose headers are those of the last but for its length
+    /// and identification.
     pub fn follow(&mut self, id: u16, data: usize) {
         let len = (udp::LEN + data) as u16; // within a frame
         (self.id, self.len) = (id, len);
         put16(&mut self.l4, udp::LENGTH, len);
+        put16(&mut self.l4, udp::CHECKSUM, 0); // the last one may have had a whole one
     }
 
     /// Remembers an IPv4 packet, which is whole and has at least eight bytes behind its header; of a super-frame its

@@ -31,6 +31,25 @@ fn client_of_a_published_port_is_seen_with_its_address_and_answered_from_the_one
 }
 
 #[test]
+fn client_with_an_address_of_a_link_is_answered_by_the_link_it_was_last_heard_on() {
+    let (mut udp, mut around) = engine();
+    let id = publish(&mut udp, &mut around, 1, 2);
+    let client = Endpoint { addr: "fe80::7".parse().unwrap(), port: 9999 };
+    // An interface that goes and comes back has another index.
+    for scope in [5, 6] {
+        socket(&mut around, id).put_as(client, Some("fe80::1".parse().unwrap()), None, b"question");
+        let Some(Ok((received, _))) = socket(&mut around, id).inbox.back_mut() else { unreachable!() };
+        received.scope = scope;
+        udp.socket_ready(id, READABLE, NOW, &mut around);
+        let from = heard(&mut around)[0].0;
+        say(&mut udp, &mut around, "172.17.0.2:53", &format!("{}:{}", from.addr, from.port), b"answer").unwrap();
+        let sent = around.take_sent().remove(0);
+        assert_eq!((sent.to, sent.how.scope), (client, scope));
+    }
+    assert_eq!(udp.len(), 1);
+}
+
+#[test]
 fn error_is_about_the_datagram_to_that_client_from_that_address() {
     let (mut udp, mut around) = engine();
     let other = Addr::v4([192, 0, 2, 11]);

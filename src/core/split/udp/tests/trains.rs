@@ -54,9 +54,16 @@ fn datagrams_of_one_flow_in_one_turn_are_sent_together_behind_the_first() {
 }
 
 #[test]
-fn train_has_at_most_64_datagrams_of_2_kib_and_64_kib_in_all() {
+fn train_has_what_one_call_takes_of_datagrams_of_2_kib_at_most() {
     let (mut udp, mut around) = engine();
-    for (len, calls) in [(1000, [1, 64, 35].as_slice()), (2048, &[1, 31, 31, 31, 6]), (2049, &[1; 100])] {
+    let expected = [
+        (1, [1, 16, 16, 16, 16, 16, 16, 3].as_slice()),
+        (1000, &[1, 63, 36]),
+        (1424, &[1, 45, 45, 9]),
+        (2048, &[1, 31, 31, 31, 6]),
+        (2049, &[1; 100]),
+    ];
+    for (len, calls) in expected {
         let sent = turn(&mut udp, &mut around, &[("198.51.100.5:5000", len, 0); 100]);
         assert_eq!(sent.iter().map(|call| call.1.len()).collect::<Vec<_>>(), calls, "{len} bytes each");
     }
