@@ -6,6 +6,9 @@
 //! here: a socket is in the queue of its container once, and [`HostSockets::next_ready`] hands out one of each container that
 //! has any in turn, each container's in the order in which they became ready.
 //!
+//! A stream is read until a read leaves its buffer partly empty, which says as much as EAGAIN (epoll(7)): no other is made until
+//! an event tells of more. What epoll tells once, the peer's end or an error, is read up to in any case.
+//!
 //! Two things raise a readiness of which epoll knows nothing: an ICMP error that another call has met and put aside; and a
 //! socket whose engine stopped early, by the event loop.
 //!
