@@ -242,7 +242,7 @@ impl Ping {
             Some(socket) => socket,
             None => self.open(origin, inside, now, lower)?,
         };
-        let new = New { socket, origin, inside, shown, peer, scope: 0, local: None, begun: Begun::Inside };
+        let new = New { socket, origin, inside, shown, peer, local: None, begun: Begun::Inside };
         self.table.insert_flow(new, now).map_err(|_| DropReason::FlowQuota)
     }
 

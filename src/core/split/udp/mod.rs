@@ -161,9 +161,8 @@ impl Train {
             && self.bytes.len() + len <= most_together(self.len)
     }
 
-    fn begin(&mut self, headers: Headers, at: u32, frame: &Frame<'_>) {
-        let data = &frame.l4()[udp::LEN..usize::from(get16(frame.l4(), udp::LENGTH))];
-        (self.headers, self.leader, self.at, self.len) = (Some(headers), Leader::of(frame), at, data.len());
+    fn begin(&mut self, headers: Headers, leader: Option<Leader>, at: u32, data: &[u8]) {
+        (self.headers, self.leader, self.at, self.len) = (Some(headers), leader, at, data.len());
         self.add(data);
     }
 
@@ -285,7 +284,7 @@ impl Udp {
         }
         let joins = segment.is_none() && (1..=JOINED_LEN).contains(&data.len()) && shown.port != DNS;
         if std::mem::replace(&mut self.several, true) && joins {
-            self.train.begin(headers, at, frame);
+            self.train.begin(headers, Leader::of(frame), at, data);
             return Ok(());
         }
         self.send(at, data, how, now, lower)
@@ -463,7 +462,7 @@ impl Udp {
             Some(socket) => socket,
             None => self.open(origin, inside, now, lower)?,
         };
-        let new = New { socket, origin, inside, shown, peer, scope: 0, local: None, begun: Begun::Inside };
+        let new = New { socket, origin, inside, shown, peer, local: None, begun: Begun::Inside };
         self.table.insert_flow(new, now).map_err(|_| DropReason::FlowQuota)
     }
 
@@ -639,8 +638,8 @@ impl Udp {
             let ports = u64::from(u16::MAX) + 1 - FIRST_PORT;
             shown.port = (FIRST_PORT + lower.random() % ports) as u16; // at most 65,535
         }
-        let (peer, scope, local) = (received.from, received.scope, received.to);
-        let new = New { socket, origin, inside: to, shown, peer, scope, local, begun: Begun::Outside };
+        let peer = received.from;
+        let new = New { socket, origin, inside: to, shown, peer, local: received.to, begun: Begun::Outside };
         self.table.insert_flow(new, now).map_err(|_| DropReason::FlowQuota)
     }
 

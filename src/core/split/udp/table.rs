@@ -144,7 +144,7 @@ pub(in crate::core::split) struct Flow {
     pub shown: Endpoint,
     /// The peer as the host knows it.
     pub peer: Endpoint,
-    /// The interface by which alone the peer is reached; 0: whichever.
+    /// The interface by which alone the peer was last heard, and is reached; 0: whichever.
     pub scope: u32,
     /// The host's address that the peer asked.
     pub local: Option<Addr>,
@@ -171,7 +171,6 @@ pub(in crate::core::split) struct New {
     pub inside: Endpoint,
     pub shown: Endpoint,
     pub peer: Endpoint,
-    pub scope: u32,
     pub local: Option<Addr>,
     pub begun: Begun,
 }
@@ -433,7 +432,7 @@ impl Table {
 
     /// Begins a flow on a socket. What is there under either of its names gives way.
     pub fn insert_flow(&mut self, new: New, now: Instant) -> Result<u32, Full> {
-        let New { socket, origin, inside, shown, peer, scope, local, begun } = new;
+        let New { socket, origin, inside, shown, peer, local, begun } = new;
         // First what its socket must outlive: the last flow takes the socket along.
         let old = [self.by_shown.get(&(origin, inside, shown)), self.by_peer.get(&(socket, peer, local))];
         for at in old.map(|at| at.copied()).into_iter().flatten() {
@@ -457,7 +456,7 @@ impl Table {
             inside,
             shown,
             peer,
-            scope,
+            scope: 0,
             local,
             begun,
             rank,
